@@ -1,0 +1,38 @@
+# make demo   the viewer on http://127.0.0.1:7860, in its own environment
+# make test   all tests
+# make check  lint, types and tests, as before a commit
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lint types clean
+
+demo: $(VENV)/runtime
+	$(BIN)/python app.py
+
+test: $(VENV)/development
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(VENV)/development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/development
+	$(BIN)/mypy
+
+# A stamp per list of requirements: make installs again when a list changes.
+$(VENV)/runtime: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" * (sys.version_info < (3, 11)))'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/development: $(VENV)/runtime requirements-dev.txt training/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
