@@ -1,0 +1,77 @@
+"""From a radiograph's pixels to the array a network sees: one definition for app and training.
+
+A checkpoint's spec carries an `InputSpec`; training and app call the same two functions with it,
+so they cannot disagree.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrdemo.placement import Interpolation, Placement, PlacementKind
+
+Intensity = Literal["fixed", "minmax"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How pixels in 0..1 become a network's input.
+
+    Attributes:
+        hw: Size of the input canvas.
+        placement: "letterbox" keeps the aspect ratio, "stretch" does not (MedSAM).
+        interpolation: See `Placement.image`.
+        intensity: "fixed" subtracts `mean` and divides by `std`. "minmax" scales the placed image
+            to 0..1 by its own range (MedSAM), and ignores `mean` and `std`.
+        mean: Per input channel, on the 0..1 scale.
+        std: Per input channel, on the 0..1 scale.
+        fill: Value of bars and of masked pixels, before mean and std are applied.
+    """
+
+    hw: tuple[int, int]
+    placement: PlacementKind = "letterbox"
+    interpolation: Interpolation = "area"
+    intensity: Intensity = "fixed"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fill: float = 0.0
+
+
+MEDSAM_INPUT = InputSpec(
+    hw=(1024, 1024), placement="stretch", interpolation="cubic", intensity="minmax"
+)
+"""MedSAM's own preprocessing (Ma et al., 2024): a plain stretch and a min-max, not SAM's."""
+
+
+def place(pixels: NDArray[np.float32], spec: InputSpec) -> tuple[NDArray[np.float32], Placement]:
+    """Resizes (H, W) pixels in 0..1 into the input canvas.
+
+    Returns:
+        float32 of `spec.hw` in 0..1 (cubic interpolation may overshoot a little), and where the
+        image lies in it.
+    """
+    hw = (pixels.shape[0], pixels.shape[1])
+    placement = Placement.make(spec.placement, hw, spec.hw)
+    return placement.image(pixels, fill=spec.fill, interpolation=spec.interpolation), placement
+
+
+def normalise(canvas: NDArray[np.float32], spec: InputSpec) -> NDArray[np.float32]:
+    """Scales a placed image as the checkpoint expects, and repeats it over three channels.
+
+    Args:
+        canvas: float32 of `spec.hw`, as `place` returns it.
+        spec: The checkpoint's input.
+
+    Returns:
+        float32 (3, H, W), contiguous.
+    """
+    if spec.intensity == "minmax":
+        low, high = canvas.min(), canvas.max()
+        # MedSAM clips the range at 1e-8, so that a constant image gives 0 and not NaN.
+        scaled = (canvas - low) / max(float(high - low), 1e-8)
+        return np.ascontiguousarray(np.broadcast_to(scaled, (3, *canvas.shape)), np.float32)
+    mean = np.asarray(spec.mean, np.float32)[:, None, None]
+    std = np.asarray(spec.std, np.float32)[:, None, None]
+    return np.asarray((canvas[None] - mean) / std, np.float32)

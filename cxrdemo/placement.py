@@ -1,0 +1,180 @@
+"""Placement: a resize, letterbox or stretch as a value, with its inverse.
+
+The only module that resamples. It owns the half-pixel convention: coordinates (x, y) are
+continuous, (0, 0) is the outer corner of the first pixel and (W, H) that of the last, so the
+centre of pixel column i lies at i + 0.5. A box that covers the whole image is (0, 0, W, H).
+Sizes are (H, W); points are (x, y); boxes are XYXY.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Interpolation = Literal["area", "cubic"]
+PlacementKind = Literal["letterbox", "stretch"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image of `source_hw` lies inside a canvas of `target_hw`.
+
+    Attributes:
+        source_hw: Size of the original image.
+        target_hw: Size of the canvas a network sees.
+        content_hw: Size of the resized image inside the canvas.
+        offset_hw: Row and column of the content's first pixel in the canvas.
+    """
+
+    source_hw: tuple[int, int]
+    target_hw: tuple[int, int]
+    content_hw: tuple[int, int]
+    offset_hw: tuple[int, int]
+
+    @classmethod
+    def stretch(cls, source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Self:
+        """Fills the canvas and ignores the aspect ratio, as MedSAM does."""
+        return cls(source_hw, target_hw, target_hw, (0, 0))
+
+    @classmethod
+    def letterbox(cls, source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Self:
+        """Keeps the aspect ratio, centres the image and leaves bars on two sides."""
+        scale = min(target_hw[0] / source_hw[0], target_hw[1] / source_hw[1])
+        content = (
+            min(target_hw[0], max(1, round(source_hw[0] * scale))),
+            min(target_hw[1], max(1, round(source_hw[1] * scale))),
+        )
+        offset = ((target_hw[0] - content[0]) // 2, (target_hw[1] - content[1]) // 2)
+        return cls(source_hw, target_hw, content, offset)
+
+    @classmethod
+    def make(
+        cls, kind: PlacementKind, source_hw: tuple[int, int], target_hw: tuple[int, int]
+    ) -> Self:
+        """The placement a checkpoint's spec names."""
+        if kind == "stretch":
+            return cls.stretch(source_hw, target_hw)
+        if kind == "letterbox":
+            return cls.letterbox(source_hw, target_hw)
+        raise ValueError(f"placement must be 'letterbox' or 'stretch', got {kind!r}")
+
+    def image(
+        self, image: NDArray[np.float32], *, fill: float, interpolation: Interpolation = "area"
+    ) -> NDArray[np.float32]:
+        """Resizes an image into the canvas.
+
+        Args:
+            image: float32 of `source_hw`.
+            fill: Value of the bars outside the content.
+            interpolation: "area" averages when shrinking and is bilinear when enlarging. "cubic" is
+                cubic both ways, after the Gaussian low-pass that scikit-image's `resize` applies
+                when shrinking (sigma = (factor - 1) / 2), as in MedSAM's preprocessing.
+
+        Returns:
+            float32 of `target_hw`, contiguous.
+        """
+        self._check(image, self.source_hw)
+        if interpolation == "cubic":
+            content = self._resize_cubic(image)
+        else:
+            content = _resize_area(image, self.content_hw)
+        if self.content_hw == self.target_hw:
+            return content
+        canvas = np.full(self.target_hw, fill, np.float32)
+        canvas[self._content] = content
+        return canvas
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Resizes a mask into the canvas: a pixel is set where at least half of it is covered."""
+        return self.image(mask.astype(np.float32), fill=0.0) >= 0.5
+
+    def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves (N, 2) points from the image to the canvas."""
+        return np.asarray(xy, np.float32) * self._scale_xy + self._offset_xy
+
+    def boxes(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves (N, 4) XYXY boxes from the image to the canvas."""
+        return self.points(np.asarray(xyxy, np.float32).reshape(-1, 2)).reshape(-1, 4)
+
+    def undo_points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves (N, 2) points from the canvas back to the image."""
+        return (np.asarray(xy, np.float32) - self._offset_xy) / self._scale_xy
+
+    def undo_boxes(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves (N, 4) XYXY boxes from the canvas back to the image."""
+        return self.undo_points(np.asarray(xyxy, np.float32).reshape(-1, 2)).reshape(-1, 4)
+
+    def undo_map(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resamples a map that covers the canvas, at any resolution, onto the image's grid.
+
+        Args:
+            values: float32 (h, w) over the whole canvas: logits, or a heat map of 7 x 7 cells.
+
+        Returns:
+            float32 of `source_hw`, bilinear, edge values repeated.
+        """
+        scale = self._scale_xy
+        grid = np.array([values.shape[1] / self.target_hw[1], values.shape[0] / self.target_hw[0]])
+        gain = scale * grid
+        # cv2 maps pixel centres: i_src = gain * (i + 0.5) + offset - 0.5.
+        shift = 0.5 * gain + self._offset_xy * grid - 0.5
+        inverse = np.array([[gain[0], 0.0, shift[0]], [0.0, gain[1], shift[1]]], np.float64)
+        height, width = self.source_hw
+        warped = cv2.warpAffine(
+            np.ascontiguousarray(values, np.float32),
+            inverse,
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return cast(NDArray[np.float32], warped)
+
+    @property
+    def _content(self) -> tuple[slice, slice]:
+        (top, left), (height, width) = self.offset_hw, self.content_hw
+        return slice(top, top + height), slice(left, left + width)
+
+    @property
+    def _scale_xy(self) -> NDArray[np.float32]:
+        return np.array(
+            [
+                self.content_hw[1] / self.source_hw[1],
+                self.content_hw[0] / self.source_hw[0],
+            ],
+            np.float32,
+        )
+
+    @property
+    def _offset_xy(self) -> NDArray[np.float32]:
+        return np.array([self.offset_hw[1], self.offset_hw[0]], np.float32)
+
+    def _resize_cubic(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        sigma_x, sigma_y = np.maximum(0.0, (1.0 / self._scale_xy - 1.0) / 2.0)
+        if max(sigma_x, sigma_y) > 0:
+            # cv2 needs a positive sigma on both axes; 0.1 px leaves an axis as it is.
+            blurred = cv2.GaussianBlur(
+                image,
+                (0, 0),
+                sigmaX=max(float(sigma_x), 0.1),
+                sigmaY=max(float(sigma_y), 0.1),
+                borderType=cv2.BORDER_REFLECT,
+            )
+            image = cast(NDArray[np.float32], blurred)
+        height, width = self.content_hw
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+        return cast(NDArray[np.float32], resized)
+
+    def _check(self, array: NDArray[np.float32], expected_hw: tuple[int, int]) -> None:
+        if array.shape != expected_hw:
+            raise ValueError(f"expected an array of (H, W) {expected_hw}, got {array.shape}")
+
+
+def _resize_area(image: NDArray[np.float32], hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Area average when shrinking, bilinear when enlarging; a copy when the size is the same."""
+    if image.shape == hw:
+        return image.copy()
+    shrinks = hw[0] < image.shape[0] or hw[1] < image.shape[1]
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cast(NDArray[np.float32], cv2.resize(image, (hw[1], hw[0]), interpolation=mode))

@@ -1,0 +1,235 @@
+"""What the pipeline returns: small frozen records of numpy arrays, checked at construction.
+
+Sides are the patient's: the patient's right lung lies on the left of a frontal image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrdemo.errors import GridMismatchError
+from cxrdemo.placement import Placement
+from cxrdemo.radiograph import Radiograph
+
+
+class MaskingMode(StrEnum):
+    """Which pixels a classifier is given. TIGHT is a subset of LOOSE, LOOSE of NONE."""
+
+    NONE = "none"
+    LOOSE = "loose"
+    TIGHT = "tight"
+
+
+class Side(IntEnum):
+    """Value of a lung's pixels in `LungMask.sides`."""
+
+    RIGHT = 1
+    LEFT = 2
+
+
+@dataclass(frozen=True)
+class MaskQuality:
+    """How plausible a lung mask is, in numbers and in words.
+
+    Attributes:
+        predicted_iou: The network's own estimate of the mask's IoU, 0..1, uncalibrated.
+        area_fraction: Both lungs over the image, 0..1.
+        right_fraction: Patient's right lung over the image, 0..1.
+        left_fraction: Patient's left lung over the image, 0..1.
+        components: Connected parts before cleaning, specks below 0.1 % of the image not counted.
+        clipped_edges: Frame edges that a lung touches: "top", "bottom", "left", "right".
+        asymmetry: |right - left| / (right + left) of the areas; 0 equal, 1 one lung only.
+        reasons: Why a person should look twice; empty if nothing is unusual.
+    """
+
+    predicted_iou: float
+    area_fraction: float
+    right_fraction: float
+    left_fraction: float
+    components: int
+    clipped_edges: tuple[str, ...]
+    asymmetry: float
+    reasons: tuple[str, ...]
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether no reason for doubt was found."""
+        return not self.reasons
+
+
+@dataclass(frozen=True, eq=False)
+class LungMask:
+    """Lung pixels on the radiograph's grid.
+
+    Attributes:
+        sides: uint8 (H, W): 0 outside, `Side.RIGHT`, `Side.LEFT`. Read-only.
+        quality: How plausible the mask is.
+        logits: float32 (h, w) over the segmenter's canvas, before cleaning; the input for a
+            correction ("previous mask").
+    """
+
+    sides: NDArray[np.uint8]
+    quality: MaskQuality
+    logits: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.sides.ndim != 2 or self.sides.dtype != np.uint8:
+            raise ValueError(f"sides must be uint8 (H, W), got {self.sides.dtype}")
+        frozen = self.sides.view()
+        frozen.flags.writeable = False
+        object.__setattr__(self, "sides", frozen)
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """Both lungs united, bool (H, W)."""
+        return self.sides > 0
+
+    def side(self, side: Side) -> NDArray[np.bool_]:
+        """One lung, bool (H, W)."""
+        return np.equal(self.sides, side)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no lung pixel at all."""
+        return not self.sides.any()
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """XYXY box of a mask's pixels, right and bottom exclusive, or None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What one classifier says about one image.
+
+    Attributes:
+        labels: K label keys, in the order of `labels.FINDINGS`.
+        logits: float32 (K,), as the network gives them.
+        probabilities: float32 (K,), calibrated, 0..1; one per label, they do not sum to 1.
+        thresholds: float32 (K,), operating points on the calibrated scale.
+        mode: The masking whose weights gave these numbers.
+    """
+
+    labels: tuple[str, ...]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    thresholds: NDArray[np.float32]
+    mode: MaskingMode
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "probabilities", "thresholds"):
+            shape, expected = getattr(self, name).shape, (len(self.labels),)
+            if shape != expected:
+                raise ValueError(f"{name} must have shape {expected}, got {shape}")
+
+    @property
+    def no_finding(self) -> float:
+        """1 - max over the findings of the calibrated probability."""
+        return float(1.0 - self.probabilities.max())
+
+    @property
+    def above(self) -> NDArray[np.bool_]:
+        """Whether each probability reaches its threshold, bool (K,)."""
+        return self.probabilities >= self.thresholds
+
+
+@dataclass(frozen=True, eq=False)
+class SaliencyMap:
+    """Where one label's logit comes from, on the grid the network really has.
+
+    Attributes:
+        label: Label key.
+        method: Such as "Grad-CAM".
+        grid: float32 (h, w) >= 0 over the classifier's canvas, unscaled; 0 is "none". Scaling for
+            display is the renderer's decision.
+        placement: Where the radiograph lies in that canvas.
+    """
+
+    label: str
+    method: str
+    grid: NDArray[np.float32]
+    placement: Placement
+
+    def __post_init__(self) -> None:
+        if self.grid.ndim != 2 or not np.isfinite(self.grid).all() or self.grid.min() < 0:
+            raise ValueError("grid must be a finite (h, w) array of values >= 0")
+
+    @property
+    def heat(self) -> NDArray[np.float32]:
+        """float32 (H, W) on the radiograph's grid, bilinear, unscaled."""
+        return self.placement.undo_map(self.grid)
+
+    @property
+    def peak(self) -> float:
+        """Largest value of the grid, >= 0."""
+        return float(self.grid.max())
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One masking's answer: what was kept, what the matching classifier says, and why.
+
+    Attributes:
+        mode: The masking.
+        margin: Width of the loose margin as a fraction of the lungs' height; 0 unless LOOSE.
+        kept: bool (H, W), the pixels the classifier was given.
+        findings: Logits, probabilities, thresholds.
+        saliency: One map per label, in the order of `findings.labels`.
+        cam_in_lung: Per label, the share of heat inside the lung mask, 0..1; NaN where a map is
+            all zero or no lung was found.
+    """
+
+    mode: MaskingMode
+    margin: float
+    kept: NDArray[np.bool_]
+    findings: Findings
+    saliency: tuple[SaliencyMap, ...]
+    cam_in_lung: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointUse:
+    """Which checkpoint took part in an analysis."""
+
+    name: str
+    sha256: str
+    role: str
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything the pipeline found out about one radiograph: all that UI, CLI and export see.
+
+    Attributes:
+        radiograph: The image.
+        lungs: The lung mask, or None if no segmenter took part or no lung was found.
+        readings: One per masking that was asked for and could be done.
+        checkpoints: The weights that took part.
+        seconds: Wall time per stage.
+        warnings: In words for the user: reading, mask, skipped maskings.
+    """
+
+    radiograph: Radiograph
+    lungs: LungMask | None
+    readings: Mapping[MaskingMode, Reading]
+    checkpoints: tuple[CheckpointUse, ...]
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.lungs is not None and self.lungs.sides.shape != self.radiograph.pixels.shape:
+            raise GridMismatchError(
+                f"The lung mask is {self.lungs.sides.shape}, the image {self.radiograph.hw}."
+            )
+
+    @property
+    def peak(self) -> float:
+        """Largest saliency over all labels and maskings: the shared scale of the heat maps."""
+        return max((m.peak for r in self.readings.values() for m in r.saliency), default=0.0)
