@@ -1,0 +1,183 @@
+"""The command line: analyse files, list checkpoints, serve the page."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cxrdemo.errors import CxrDemoError
+from cxrdemo.export import analysis_to_json, error_to_json, write_json
+from cxrdemo.masking import MAX_MARGIN
+from cxrdemo.results import MaskingMode
+
+if TYPE_CHECKING:
+    from cxrdemo.pipeline import Pipeline
+
+DEFAULT_CHECKPOINTS: Final = Path(__file__).resolve().parent.parent / "checkpoints"
+
+EXIT_OK: Final = 0
+EXIT_FILE_FAILED: Final = 3
+"""Wrong usage gives 2, as argparse does."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0 if all was done, 3 if something failed, with the reason on stderr. Wrong usage exits with
+        2 from argparse.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except CxrDemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FILE_FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cxrdemo",
+        description="Chest X-ray demo. Research use only; not a medical device.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    models = argparse.ArgumentParser(add_help=False)
+    models.add_argument(
+        "--checkpoints", type=Path, default=DEFAULT_CHECKPOINTS, help="folder with manifest.json"
+    )
+    models.add_argument(
+        "--medsam", type=Path, help="stock MedSAM weights (medsam_vit_b.pth) for the lung mask"
+    )
+    models.add_argument("--device", default="cpu", help="cpu, or cuda where there is a GPU")
+
+    analyse = commands.add_parser("analyse", parents=[models], help="analyse image files")
+    analyse.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    analyse.add_argument(
+        "--masking",
+        choices=[*(str(mode) for mode in MaskingMode), "all"],
+        default="all",
+        help="which pixels the classifier is given (default: all three)",
+    )
+    analyse.add_argument(
+        "--margin",
+        type=_margin,
+        help="loose margin as a fraction of the lungs' height, 0..0.5 (default: the checkpoint's)",
+    )
+    analyse.add_argument(
+        "--cam", default="Grad-CAM", help="saliency method (default: %(default)s)", metavar="METHOD"
+    )
+    analyse.add_argument("--out", type=Path, required=True, help="folder for the results")
+    analyse.set_defaults(run=_analyse)
+
+    checkpoints = commands.add_parser("checkpoints", help="list and verify the checkpoints")
+    checkpoints.add_argument("--checkpoints", type=Path, default=DEFAULT_CHECKPOINTS)
+    checkpoints.set_defaults(run=_list_checkpoints)
+
+    serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
+    serve.add_argument("--host", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=int, default=7860)
+    serve.set_defaults(run=_serve)
+    return parser
+
+
+def _analyse(args: argparse.Namespace) -> int:
+    # Imported here so that --help answers at once.
+    from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+    from cxrdemo.saliency import METHODS
+
+    if args.cam not in METHODS:
+        print(f"error: --cam must be one of: {', '.join(METHODS)}", file=sys.stderr)
+        return 2
+    maskings = ALL_MASKINGS if args.masking == "all" else (MaskingMode(args.masking),)
+    names = _result_names(args.files)
+    pipeline = Pipeline.from_checkpoints(args.checkpoints, medsam=args.medsam, device=args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    for path, name in zip(args.files, names, strict=True):
+        try:
+            _analyse_one(pipeline, path, args.out / name, maskings, args.margin, args.cam)
+            print(f"{path}: done")
+        except CxrDemoError as error:
+            # One bad file never stops the others; its reason stands where its result would.
+            failures += 1
+            write_json(error_to_json(error), args.out / f"{name}.json")
+            print(f"{path}: {error}", file=sys.stderr)
+    return EXIT_FILE_FAILED if failures else EXIT_OK
+
+
+def _analyse_one(
+    pipeline: "Pipeline",
+    path: Path,
+    out: Path,
+    maskings: Collection[MaskingMode],
+    margin: float | None,
+    method: str,
+) -> None:
+    """Writes OUT.json, OUT.mask.png and OUT.figure.png for one file."""
+    from cxrdemo.reading import read_radiograph
+    from cxrdemo.rendering import encode_png, figure
+
+    analysis = pipeline.analyse(
+        read_radiograph(path), maskings=maskings, margin=margin, method=method
+    )
+    for warning in analysis.warnings:
+        print(f"{path}: warning: {warning}", file=sys.stderr)
+    if analysis.lungs is not None:
+        mask = analysis.lungs.inside.astype(np.uint8) * np.uint8(255)
+        out.with_name(f"{out.name}.mask.png").write_bytes(encode_png(mask))
+    figure(analysis).savefig(out.with_name(f"{out.name}.figure.png"))
+    # Last, so that a JSON without an error means that all three are there.
+    write_json(analysis_to_json(analysis), out.with_name(f"{out.name}.json"))
+
+
+def _list_checkpoints(args: argparse.Namespace) -> int:
+    from cxrdemo.checkpoints import CheckpointStore
+
+    store = CheckpointStore.open(args.checkpoints)
+    if not store.specs:
+        print("No checkpoint is installed. Train them with `python -m training`.")
+    for spec in store.specs:
+        store.load(spec)  # raises if the file is missing or altered
+        print(f"{spec.name}  {spec.architecture}  sha256 {spec.sha256[:12]}  verified")
+        for name, estimate in spec.metrics.items():
+            print(
+                f"    {name}: {estimate.value:.3f} "
+                f"({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
+            )
+    return EXIT_OK
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from cxrdemo.ui.serve import serve
+
+    serve(
+        checkpoints=args.checkpoints,
+        medsam=args.medsam,
+        device=args.device,
+        host=args.host,
+        port=args.port,
+    )
+    return EXIT_OK
+
+
+def _result_names(files: Sequence[Path]) -> list[str]:
+    """Each file's stem; a second file of the same stem gets "-2", so that no result is lost."""
+    seen: Counter[str] = Counter()
+    names = []
+    for path in files:
+        seen[path.stem] += 1
+        count = seen[path.stem]
+        names.append(path.stem if count == 1 else f"{path.stem}-{count}")
+    return names
+
+
+def _margin(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= MAX_MARGIN:
+        raise argparse.ArgumentTypeError(f"must lie in 0..{MAX_MARGIN}, got {text}")
+    return value

@@ -1,0 +1,114 @@
+"""An analysis as JSON: the record that the command line writes and that others may rely on."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cxrdemo.errors import CxrDemoError
+from cxrdemo.results import Analysis, LungMask, Reading, Side
+
+SCHEMA: Final = "cxrdemo-analysis/1"
+NOTICE: Final = "Research use only. Not a medical device."
+
+
+def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
+    """Everything but the arrays, in plain JSON types; a number that does not exist is null.
+
+    Returns:
+        `schema`, `notice`, `source`, `lungs`, `maskings`, `checkpoints`, `seconds`, `warnings`.
+        Areas are fractions of the image, 0..1, and mm2 too where the file gives spacing.
+    """
+    source = analysis.radiograph.source
+    spacing = analysis.radiograph.spacing_mm
+    return {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "source": {
+            "kind": source.kind,
+            "bit_depth": source.bit_depth,
+            "size": {"height": analysis.radiograph.hw[0], "width": analysis.radiograph.hw[1]},
+            "spacing_mm": None if spacing is None else {"row": spacing[0], "column": spacing[1]},
+            "view": analysis.radiograph.view,
+            "steps": list(source.steps),
+            "tags": dict(source.tags),
+        },
+        "lungs": None if analysis.lungs is None else _lungs(analysis.lungs, spacing),
+        "maskings": {str(mode): _reading(r) for mode, r in analysis.readings.items()},
+        "checkpoints": [
+            {"role": use.role, "name": use.name, "sha256": use.sha256}
+            for use in analysis.checkpoints
+        ],
+        "seconds": {stage: round(value, 4) for stage, value in analysis.seconds.items()},
+        "warnings": list(analysis.warnings),
+    }
+
+
+def error_to_json(error: CxrDemoError) -> dict[str, Any]:
+    """The record of a file that could not be analysed."""
+    return {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "error": {"kind": type(error).__name__, "message": str(error)},
+    }
+
+
+def write_json(record: dict[str, Any], path: Path) -> None:
+    """Writes a record; NaN never gets into a file."""
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _lungs(lungs: LungMask, spacing: tuple[float, float] | None) -> dict[str, Any]:
+    quality = lungs.quality
+    areas: dict[str, Any] = {
+        "both": quality.area_fraction,
+        "right": quality.right_fraction,
+        "left": quality.left_fraction,
+    }
+    record = {
+        "area_fraction": areas,
+        "quality": {
+            "predicted_iou": quality.predicted_iou,
+            "components": quality.components,
+            "clipped_edges": list(quality.clipped_edges),
+            "asymmetry": quality.asymmetry,
+            "is_plausible": quality.is_plausible,
+        },
+        "warnings": list(quality.reasons),
+    }
+    if spacing is not None:
+        pixel_mm2 = spacing[0] * spacing[1]
+        record["area_mm2"] = {
+            "right": int(lungs.side(Side.RIGHT).sum()) * pixel_mm2,
+            "left": int(lungs.side(Side.LEFT).sum()) * pixel_mm2,
+        }
+    return record
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    findings = reading.findings
+    return {
+        "margin": reading.margin,
+        "kept_fraction": float(np.mean(reading.kept)),
+        "findings": [
+            {
+                "label": label,
+                "logit": float(findings.logits[i]),
+                "probability": float(findings.probabilities[i]),
+                "threshold": float(findings.thresholds[i]),
+                "above": bool(findings.above[i]),
+            }
+            for i, label in enumerate(findings.labels)
+        ],
+        "no_finding": {
+            "score": findings.no_finding,
+            "rule": "1 - the highest of the probabilities",
+        },
+        "cam_in_lung": {
+            label: None if math.isnan(share) else share
+            for label, share in zip(findings.labels, reading.cam_in_lung, strict=True)
+        },
+    }

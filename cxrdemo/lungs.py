@@ -1,0 +1,117 @@
+"""What a raw lung mask is made of: cleaning, the patient's sides, and plausibility. No torch.
+
+The bounds below are ours, chosen on the training and validation masks of Montgomery, Shenzhen and
+OpenIST: they lie outside what those masks show, so that a reason means "unlike any of them".
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrdemo.results import MaskQuality, Side
+
+SPECK_FRACTION: Final = 0.001
+"""Parts smaller than this share of the image are noise."""
+
+MERGED_ASPECT: Final = 0.95
+"""A part wider than this times its height holds both lungs; one lung alone is taller than wide."""
+
+MIN_LUNG_FRACTION: Final = 0.03
+MAX_LUNGS_FRACTION: Final = 0.60
+MAX_ASYMMETRY: Final = 0.45
+MIN_PREDICTED_IOU: Final = 0.80
+
+
+def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
+    """Cleans a raw mask and tells the patient's right lung from the left.
+
+    Specks are dropped and holes are filled. Whole parts go to one side; one part that is as wide
+    as two lungs is cut at the narrowest column of the middle half of its box.
+
+    Args:
+        mask: bool (H, W), both lungs, as thresholded.
+
+    Returns:
+        uint8 (H, W) with `Side` values, and the number of parts, specks not counted.
+    """
+    sides = np.zeros(mask.shape, np.uint8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    is_lung = stats[:, cv2.CC_STAT_AREA] >= SPECK_FRACTION * mask.size
+    is_lung[0] = False  # the background
+    if not is_lung.any():
+        return sides, 0
+    lungs = fill_holes(is_lung[parts])
+    count, parts, stats, centres = cv2.connectedComponentsWithStats(lungs.astype(np.uint8))
+    by_size = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])
+    left, _, width, height, _ = stats[by_size[0]]
+    if width > MERGED_ASPECT * height:
+        middle = slice(left + width // 4, left + width - width // 4)
+        cut = middle.start + int(np.argmin(lungs[:, middle].sum(axis=0)))
+        sides[:, :cut][lungs[:, :cut]] = Side.RIGHT
+        sides[:, cut:][lungs[:, cut:]] = Side.LEFT
+        return sides, count - 1
+    # A lone lung is judged by the image's midline, for want of a better one.
+    midline = centres[by_size[:2], 0].mean() if count > 2 else mask.shape[1] / 2
+    for part in by_size:
+        sides[parts == part] = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
+    return sides, count - 1
+
+
+def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Sets every unset region that does not touch the frame."""
+    outside = np.pad(mask.astype(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    return np.not_equal(outside[1:-1, 1:-1], 2)
+
+
+def assess(sides: NDArray[np.uint8], *, components: int, predicted_iou: float) -> MaskQuality:
+    """Judges a mask by its areas, parts, symmetry and distance from the frame.
+
+    Args:
+        sides: uint8 (H, W) with `Side` values.
+        components: Parts before cleaning.
+        predicted_iou: The network's own estimate, uncalibrated.
+    """
+    right = float(np.mean(sides == Side.RIGHT))
+    left = float(np.mean(sides == Side.LEFT))
+    total = right + left
+    asymmetry = abs(right - left) / total if total else 0.0
+    inside = sides > 0
+    edges = {
+        "top": inside[0],
+        "bottom": inside[-1],
+        "left": inside[:, 0],
+        "right": inside[:, -1],
+    }
+    clipped = tuple(name for name, line in edges.items() if line.any())
+    reasons = []
+    if total == 0:
+        reasons.append("No lung was found.")
+    else:
+        for name, fraction in (("right", right), ("left", left)):
+            if fraction < MIN_LUNG_FRACTION:
+                reasons.append(
+                    f"The patient's {name} lung covers only {fraction:.1%} of the image."
+                )
+        if total > MAX_LUNGS_FRACTION:
+            reasons.append(f"The lungs cover {total:.0%} of the image.")
+        if asymmetry > MAX_ASYMMETRY:
+            reasons.append("One lung is much larger than the other.")
+        if components > 2:
+            reasons.append(f"The mask fell into {components} parts.")
+        if clipped:
+            reasons.append(f"The lungs touch the frame ({', '.join(clipped)}).")
+        if predicted_iou < MIN_PREDICTED_IOU:
+            reasons.append(f"The segmenter rates its own mask low ({predicted_iou:.2f}).")
+    return MaskQuality(
+        predicted_iou=min(max(predicted_iou, 0.0), 1.0),
+        area_fraction=total,
+        right_fraction=right,
+        left_fraction=left,
+        components=components,
+        clipped_edges=clipped,
+        asymmetry=asymmetry,
+        reasons=tuple(reasons),
+    )

@@ -1,0 +1,356 @@
+"""The pipeline: the only owner of models, device, precision and lock.
+
+Nothing here draws, and nothing is remembered between calls, so one pipeline serves many users.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Literal, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cxrdemo import classifier as classifiers_room
+from cxrdemo import segmenter as segmenter_room
+from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
+from cxrdemo.checkpoints import file_sha256 as sha256_of
+from cxrdemo.classifier import FindingClassifier
+from cxrdemo.errors import CheckpointError, NoLungsFoundError
+from cxrdemo.inputs import MEDSAM_INPUT
+from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.placement import Placement
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import (
+    Analysis,
+    CheckpointUse,
+    LungMask,
+    MaskingMode,
+    Reading,
+    SaliencyMap,
+    Side,
+    bounding_box,
+)
+from cxrdemo.saliency import GRAD_CAM, explain
+from cxrdemo.segmenter import LungSegmenter
+
+Precision = Literal["fp32", "bf16"]
+Builder = TypeVar("Builder")
+
+BOX_MARGIN: Final = 0.03
+"""Each side of a lung's box grows by this share of its size before MedSAM sees it."""
+
+ALL_MASKINGS: Final = tuple(MaskingMode)
+"""NONE, LOOSE and TIGHT, in the order in which they are always shown."""
+
+
+class Pipeline:
+    """From a radiograph to an analysis, safe to call from several threads.
+
+    Construction does no input or output; `from_checkpoints` loads the parts.
+    """
+
+    def __init__(
+        self,
+        segmenter: LungSegmenter | None,
+        classifiers: Mapping[MaskingMode, FindingClassifier],
+        *,
+        coarse: LungSegmenter | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        """Takes loaded parts.
+
+        Args:
+            segmenter: Gives the lung mask; None leaves only masking NONE.
+            classifiers: One for each masking it was trained for; may be empty.
+            coarse: Finds each lung's box for a segmenter whose spec asks for boxes.
+            device: Where the parts are.
+            precision: "bf16" runs the networks under autocast.
+
+        Raises:
+            CheckpointError: If the segmenter needs boxes and nothing can give them.
+        """
+        if segmenter and segmenter.spec.prompt == "lung-boxes" and coarse is None:
+            raise CheckpointError(
+                f"The weights {segmenter.spec.name} know no lungs by themselves; a lung segmenter "
+                "must give them boxes, and no such checkpoint is installed."
+            )
+        self._segmenter = segmenter
+        self._classifiers = dict(classifiers)
+        self._coarse = coarse
+        self._device = torch.device(device)
+        self._precision = precision
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        folder: Path,
+        *,
+        medsam: Path | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> Self:
+        """Loads what a checkpoint folder's manifest lists.
+
+        Args:
+            folder: With `manifest.json`; an empty folder gives a pipeline that finds nothing and
+                says so.
+            medsam: Stock MedSAM weights (`medsam_vit_b.pth`) to take the place of the listed
+                segmenter, which then finds the boxes for it.
+            device: Where to run.
+            precision: See the constructor.
+
+        Raises:
+            CheckpointError: If a file is missing, altered or does not fit.
+        """
+        store = CheckpointStore.open(folder)
+        listed = store.lungs()
+        segmenter = None if listed is None else _load_segmenter(listed, store, device)
+        coarse = None
+        if medsam is not None:
+            coarse, segmenter = segmenter, _load_medsam(medsam, device)
+        specs = {mode: store.findings(mode) for mode in ALL_MASKINGS}
+        return cls(
+            segmenter,
+            {mode: _load_classifier(spec, store, device) for mode, spec in specs.items() if spec},
+            coarse=coarse,
+            device=device,
+            precision=precision,
+        )
+
+    @property
+    def segmenter_spec(self) -> CheckpointSpec | None:
+        """Of the segmenter, or None."""
+        return self._segmenter.spec if self._segmenter else None
+
+    def classifier_spec(self, mode: MaskingMode) -> CheckpointSpec | None:
+        """Of the classifier for a masking, or None."""
+        found = self._classifiers.get(mode)
+        return found.spec if found else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a segmenter, and a classifier for every masking."""
+        return self._segmenter is not None and len(self._classifiers) == len(ALL_MASKINGS)
+
+    def analyse(
+        self,
+        radiograph: Radiograph,
+        *,
+        maskings: Collection[MaskingMode] = ALL_MASKINGS,
+        margin: float | None = None,
+        method: str = GRAD_CAM,
+    ) -> Analysis:
+        """Finds the lungs, masks, classifies and explains.
+
+        Args:
+            radiograph: A frontal chest X-ray.
+            maskings: What to read; each is read by the weights trained for it.
+            margin: Width of the loose margin as a fraction of the lungs' height; None takes the
+                checkpoint's default. Outside the range seen in training a warning says so.
+            method: One of `saliency.METHODS`.
+
+        Returns:
+            The analysis. A masking that could not be done is absent, and a warning says why.
+
+        Raises:
+            NoLungsFoundError: If every masking asked for needs lungs and none were found.
+            ValueError: If no masking is asked for, or the margin is out of range.
+        """
+        if not maskings:
+            raise ValueError("at least one masking must be asked for")
+        clock: dict[str, float] = {}
+        warnings = list(radiograph.source.warnings)
+        with self._lock, self._running():
+            with _timed(clock, "lungs"):
+                lungs = self._lungs_or_warning(radiograph, warnings)
+            readings = {}
+            for mode in (m for m in ALL_MASKINGS if m in maskings):
+                part = self._classifiers.get(mode)
+                if part is None:
+                    warnings.append(
+                        f"No checkpoint for masking '{mode}' is installed: no finding is shown."
+                    )
+                elif mode is not MaskingMode.NONE and lungs is None:
+                    warnings.append(f"Masking '{mode}' was left out: there is no lung mask.")
+                else:
+                    with _timed(clock, f"findings {mode}"):
+                        readings[mode] = self._read(
+                            radiograph, lungs, part, margin, method, warnings
+                        )
+        if lungs is None and self._segmenter and MaskingMode.NONE not in maskings:
+            raise NoLungsFoundError(
+                "No lungs were found in this image, so it cannot be masked. Check that it is a "
+                "frontal chest X-ray, or use masking 'none'."
+            )
+        return Analysis(
+            radiograph=radiograph,
+            lungs=lungs,
+            readings=readings,
+            checkpoints=self._checkpoints_used(readings),
+            seconds=clock,
+            warnings=tuple(warnings),
+        )
+
+    def find_lungs(self, radiograph: Radiograph) -> LungMask:
+        """Only the lung mask; empty, with the reason in its quality, where nothing was found.
+
+        Raises:
+            CheckpointError: If there is no segmenter.
+        """
+        if self._segmenter is None:
+            raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
+        with self._lock, self._running():
+            return self._segment(self._segmenter, radiograph)
+
+    def _segment(self, segmenter: LungSegmenter, radiograph: Radiograph) -> LungMask:
+        """The automatic mask, coarse to fine where the segmenter needs boxes."""
+        if self._coarse is None:
+            return segmenter.find_lungs(segmenter.embed(radiograph))
+        first = self._coarse.find_lungs(self._coarse.embed(radiograph))
+        boxes = _lung_boxes(first)
+        if not boxes:
+            return first
+        return segmenter.find_lungs(segmenter.embed(radiograph), boxes=boxes)
+
+    def _lungs_or_warning(self, radiograph: Radiograph, warnings: list[str]) -> LungMask | None:
+        if self._segmenter is None:
+            warnings.append("No lung segmenter is installed: there is no lung mask.")
+            return None
+        lungs = self._segment(self._segmenter, radiograph)
+        warnings.extend(f"Lung mask: {reason}" for reason in lungs.quality.reasons)
+        return None if lungs.is_empty else lungs
+
+    def _read(
+        self,
+        radiograph: Radiograph,
+        lungs: LungMask | None,
+        part: FindingClassifier,
+        margin: float | None,
+        method: str,
+        warnings: list[str],
+    ) -> Reading:
+        mode, spec = part.mode, part.spec
+        width = 0.0
+        if mode is MaskingMode.LOOSE:
+            width = margin if margin is not None else (spec.margin or DEFAULT_MARGIN)
+            if spec.margin_range and not spec.margin_range[0] <= width <= spec.margin_range[1]:
+                low, high = spec.margin_range
+                warnings.append(
+                    f"The loose margin of {width:.0%} lies outside the {low:.0%} to {high:.0%} "
+                    "seen in training."
+                )
+        if lungs is None:
+            kept = np.ones(radiograph.hw, bool)
+        else:
+            kept = kept_region(lungs.inside, mode=mode, margin=width)
+        masked = apply_mask(radiograph.pixels, kept, fill=spec.inputs.fill)
+        findings, evidence = part.classify(masked)
+        maps = explain(part, evidence, method=method)
+        shares = tuple(cam_in_lung(heat, lungs.inside if lungs else None) for heat in maps)
+        return Reading(mode, width, kept, findings, maps, shares)
+
+    def _checkpoints_used(
+        self, readings: Mapping[MaskingMode, Reading]
+    ) -> tuple[CheckpointUse, ...]:
+        parts: list[tuple[str, LungSegmenter | FindingClassifier | None]] = [
+            ("lung boxes", self._coarse),
+            ("lungs", self._segmenter),
+            *((f"findings {mode}", self._classifiers[mode]) for mode in readings),
+        ]
+        return tuple(
+            CheckpointUse(part.spec.name, part.spec.sha256, role) for role, part in parts if part
+        )
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """The one place that decides precision."""
+        enabled = self._precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=enabled):
+            yield
+
+
+def cam_in_lung(heat: SaliencyMap, lungs: NDArray[np.bool_] | None) -> float:
+    """Share of a map's heat that lies inside the lung mask, 0..1.
+
+    Computed on the classifier's canvas, bars left out. NaN if the map is all zero or there is no
+    mask.
+    """
+    if lungs is None or heat.peak == 0.0:
+        return float("nan")
+    canvas_hw = heat.placement.target_hw
+    on_canvas = Placement.stretch(canvas_hw, canvas_hw).undo_map(heat.grid)
+    content = heat.placement.mask(np.ones(lungs.shape, bool))
+    return float(on_canvas[heat.placement.mask(lungs)].sum() / on_canvas[content].sum())
+
+
+def _lung_boxes(lungs: LungMask) -> dict[Side, tuple[float, float, float, float]]:
+    """Each lung's box, grown a little and kept inside the image."""
+    height, width = lungs.sides.shape
+    boxes = {}
+    for side in Side:
+        box = bounding_box(lungs.side(side))
+        if box is not None:
+            grow_x, grow_y = BOX_MARGIN * (box[2] - box[0]), BOX_MARGIN * (box[3] - box[1])
+            boxes[side] = (
+                max(0.0, box[0] - grow_x),
+                max(0.0, box[1] - grow_y),
+                min(float(width), box[2] + grow_x),
+                min(float(height), box[3] + grow_y),
+            )
+    return boxes
+
+
+def _load_segmenter(
+    spec: CheckpointSpec, store: CheckpointStore, device: torch.device | str
+) -> LungSegmenter:
+    network = _builder(segmenter_room.ARCHITECTURES, spec)()
+    load_strictly(network, store.load(spec), spec.name)
+    return LungSegmenter(spec, network, device=device)
+
+
+def _load_medsam(path: Path, device: torch.device | str) -> LungSegmenter:
+    """Stock MedSAM weights from outside the manifest: they need the lungs' boxes."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no MedSAM file {path.name}. Give the path to its .pth.")
+    spec = CheckpointSpec(
+        name=path.stem,
+        task="lungs",
+        architecture="sam-vit-b-1024",
+        file=path.name,
+        sha256=sha256_of(path),
+        inputs=MEDSAM_INPUT,
+        prompt="lung-boxes",
+    )
+    network = segmenter_room.build_vit_b()
+    load_strictly(network, read_weights(path), spec.name)
+    return LungSegmenter(spec, network, device=device)
+
+
+def _load_classifier(
+    spec: CheckpointSpec, store: CheckpointStore, device: torch.device | str
+) -> FindingClassifier:
+    network = _builder(classifiers_room.ARCHITECTURES, spec)(len(spec.labels))
+    load_strictly(network, store.load(spec), spec.name)
+    return FindingClassifier(spec, network, device=device)
+
+
+def _builder(registry: Mapping[str, Builder], spec: CheckpointSpec) -> Builder:
+    if spec.architecture not in registry:
+        raise CheckpointError(
+            f"The checkpoint {spec.name} names the architecture {spec.architecture!r}; known are "
+            f"{sorted(registry)}."
+        )
+    return registry[spec.architecture]
+
+
+@contextlib.contextmanager
+def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    clock[stage] = time.perf_counter() - start

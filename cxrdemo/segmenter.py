@@ -1,0 +1,317 @@
+"""The promptable lung segmenter: SAM's prompt encoder and mask decoder over one of two encoders.
+
+`sam-vit-b-1024` is MedSAM's architecture (Ma et al., Nature Communications 15:654, 2024) with the
+key names of its published `medsam_vit_b.pth`. `sam-tinyvit-5m-512` replaces the image encoder by a
+TinyViT-5M (Wu et al., ECCV 2022) with a neck to the same 256 x 64 x 64 embedding.
+
+An image embedding is a value: computed once, used for any number of prompts, never stored here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, cast
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+)
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cxrdemo.checkpoints import CheckpointSpec
+from cxrdemo.errors import PromptError
+from cxrdemo.inputs import normalise, place
+from cxrdemo.lungs import assess, split_sides
+from cxrdemo.placement import Placement
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import LungMask, Side
+
+EMBEDDING_CHANNELS: Final = 256
+TINYVIT_CHANNELS: Final = (128, 160, 320)
+"""Channels of TinyViT-5M's features at strides 8, 16 and 32."""
+
+
+class SamNetwork(nn.Module):
+    """Image encoder, prompt encoder and mask decoder under SAM's own attribute names.
+
+    The keys of its state dict are those of SAM's and MedSAM's published files.
+    """
+
+    def __init__(self, image_encoder: nn.Module, *, input_size: int, stride: int) -> None:
+        super().__init__()
+        grid = input_size // stride
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=EMBEDDING_CHANNELS,
+            image_embedding_size=(grid, grid),
+            input_image_size=(input_size, input_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=EMBEDDING_CHANNELS, mlp_dim=2048, num_heads=8
+            ),
+            transformer_dim=EMBEDDING_CHANNELS,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        )
+
+    def decode(
+        self,
+        embedding: Tensor,
+        *,
+        boxes: Tensor | None = None,
+        points: tuple[Tensor, Tensor] | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Answers B prompts on one image.
+
+        Args:
+            embedding: (1, 256, h, w).
+            boxes: (B, 4) XYXY on the input canvas, or None.
+            points: Coordinates (B, N, 2) on the canvas and labels (B, N), 1 add and 0 remove.
+            masks: (B, 1, 4h, 4w) logits of an earlier answer, or None.
+
+        Returns:
+            Logits (B, 1, 4h, 4w) and predicted IoU (B, 1).
+        """
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        logits, iou = self.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return logits, iou
+
+
+class TinyViTEncoder(nn.Module):
+    """TinyViT-5M with a top-down neck from strides 8, 16 and 32 to 256 channels at stride 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = timm.create_model(
+            "tiny_vit_5m_224", pretrained=False, features_only=True, out_indices=(1, 2, 3)
+        )
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(channels, EMBEDDING_CHANNELS, 1) for channels in TINYVIT_CHANNELS
+        )
+        self.smooth = nn.Sequential(
+            LayerNorm2d(EMBEDDING_CHANNELS),
+            nn.Conv2d(EMBEDDING_CHANNELS, EMBEDDING_CHANNELS, 3, padding=1),
+            LayerNorm2d(EMBEDDING_CHANNELS),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embeds (B, 3, 8h, 8w) images as (B, 256, h, w)."""
+        fine, middle, coarse = (
+            lateral(feature)
+            for lateral, feature in zip(self.lateral, self.trunk(image), strict=True)
+        )
+        middle = middle + F.interpolate(coarse, size=middle.shape[-2:], mode="bilinear")
+        fine = fine + F.interpolate(middle, size=fine.shape[-2:], mode="bilinear")
+        return cast(Tensor, self.smooth(fine))
+
+
+def build_vit_b() -> SamNetwork:
+    """SAM ViT-B at 1024 px, the architecture of `medsam_vit_b.pth`."""
+    encoder = ImageEncoderViT(
+        depth=12,
+        embed_dim=768,
+        img_size=1024,
+        mlp_ratio=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        num_heads=12,
+        patch_size=16,
+        qkv_bias=True,
+        use_rel_pos=True,
+        global_attn_indexes=[2, 5, 8, 11],
+        window_size=14,
+        out_chans=EMBEDDING_CHANNELS,
+    )
+    return SamNetwork(encoder, input_size=1024, stride=16)
+
+
+def build_tinyvit_5m(input_size: int = 512) -> SamNetwork:
+    """TinyViT-5M at 512 px, the bundled segmenter's architecture; training may start smaller."""
+    return SamNetwork(TinyViTEncoder(), input_size=input_size, stride=8)
+
+
+ARCHITECTURES: Final[Mapping[str, Callable[[], SamNetwork]]] = {
+    "sam-vit-b-1024": build_vit_b,
+    "sam-tinyvit-5m-512": build_tinyvit_5m,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What the image encoder made of one radiograph: enough to answer any prompt.
+
+    Attributes:
+        features: (1, 256, h, w) on the segmenter's device.
+        placement: Where the radiograph lies in the canvas.
+    """
+
+    features: Tensor
+    placement: Placement
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What a person (or another segmenter) points at, in pixels of the radiograph.
+
+    Attributes:
+        box: XYXY, or None.
+        points: (x, y) pairs.
+        adds: Per point, True to add and False to remove.
+        logits: `LungMask.logits` of an earlier answer to correct, or None.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    adds: tuple[bool, ...] = ()
+    logits: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.points) != len(self.adds):
+            raise ValueError("points and adds must be of one length")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is pointed at."""
+        return self.box is None and not self.points and self.logits is None
+
+
+class LungSegmenter:
+    """Finds lungs. Stateless: safe to share, as long as the caller serialises use of the device."""
+
+    def __init__(
+        self, spec: CheckpointSpec, network: SamNetwork, *, device: torch.device | str = "cpu"
+    ) -> None:
+        self.spec = spec
+        self._device = torch.device(device)
+        self._network = network.eval().requires_grad_(False).to(self._device)
+
+    @torch.inference_mode()
+    def embed(self, radiograph: Radiograph) -> Embedding:
+        """Runs the image encoder, the costly part, once."""
+        canvas, placement = place(radiograph.pixels, self.spec.inputs)
+        image = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
+        return Embedding(self._network.image_encoder(image), placement)
+
+    def find_lungs(
+        self,
+        embedding: Embedding,
+        *,
+        boxes: Mapping[Side, tuple[float, float, float, float]] | None = None,
+    ) -> LungMask:
+        """Both lungs, with no prompt from a user.
+
+        Args:
+            embedding: Of the radiograph.
+            boxes: Each lung's XYXY box in pixels of the radiograph, for weights that know no lungs
+                by themselves (`spec.prompt` is "lung-boxes"). Others get the whole image's box.
+
+        Returns:
+            The mask; empty where nothing was found, with the reason in its quality.
+
+        Raises:
+            PromptError: If the weights need boxes and none are given.
+        """
+        if self.spec.prompt == "lung-boxes":
+            if not boxes:
+                raise PromptError(
+                    f"The weights {self.spec.name} need a box for each lung, and none was found."
+                )
+            return self._find_by_boxes(embedding, boxes)
+        height, width = embedding.placement.source_hw
+        return self.segment(embedding, Prompts(box=(0.0, 0.0, float(width), float(height))))
+
+    def segment(self, embedding: Embedding, prompts: Prompts) -> LungMask:
+        """Answers one prompt, or corrects an earlier answer.
+
+        Raises:
+            PromptError: If a prompt lies outside the image or a box has no area.
+        """
+        logits, iou = self._decode(embedding, [prompts])
+        return _lung_mask(logits[0], embedding.placement, predicted_iou=float(iou[0]))
+
+    def _find_by_boxes(
+        self, embedding: Embedding, boxes: Mapping[Side, tuple[float, float, float, float]]
+    ) -> LungMask:
+        prompts = [Prompts(box=box) for box in boxes.values()]
+        logits, iou = self._decode(embedding, prompts)
+        sides = np.zeros(embedding.placement.source_hw, np.uint8)
+        best = np.zeros(embedding.placement.source_hw, np.float32)
+        for side, lung in zip(boxes, logits, strict=True):
+            # Where two boxes overlap, the surer answer decides whose pixel it is.
+            score = embedding.placement.undo_map(lung)
+            wins = score > best
+            sides[wins] = side
+            best[wins] = score[wins]
+        quality = assess(sides, components=len(boxes), predicted_iou=float(iou.min()))
+        return LungMask(sides, quality, logits.max(axis=0))
+
+    @torch.inference_mode()
+    def _decode(
+        self, embedding: Embedding, prompts: list[Prompts]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (B, h, w) over the canvas and predicted IoU (B,) for B prompts of one shape."""
+        tensors = [self._prompt_tensors(embedding.placement, prompt) for prompt in prompts]
+        boxes, coordinates, signs, masks = (
+            None if parts[0] is None else torch.stack([p for p in parts if p is not None])
+            for parts in zip(*tensors, strict=True)
+        )
+        points = None if coordinates is None or signs is None else (coordinates, signs)
+        logits, iou = self._network.decode(
+            embedding.features, boxes=boxes, points=points, masks=masks
+        )
+        return logits[:, 0].float().cpu().numpy(), iou[:, 0].float().cpu().numpy()
+
+    def _prompt_tensors(
+        self, placement: Placement, prompts: Prompts
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """Box (4,), points (N, 2), signs (N,) and mask (1, h, w) on the canvas."""
+        if prompts.is_empty:
+            raise PromptError("Draw a box or click at least one point.")
+        height, width = placement.source_hw
+        box = points = signs = mask = None
+        if prompts.box is not None:
+            x0, y0, x1, y1 = prompts.box
+            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                raise PromptError(
+                    f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) does not lie inside the image, "
+                    f"which is {width} x {height} pixels."
+                )
+            on_canvas = placement.boxes(np.array([prompts.box], np.float32))[0]
+            box = torch.from_numpy(on_canvas).to(self._device)
+        if prompts.points:
+            xy = np.array(prompts.points, np.float32)
+            if not ((xy >= 0) & (xy <= (width, height))).all():
+                raise PromptError(f"A point lies outside the image of {width} x {height} pixels.")
+            points = torch.from_numpy(placement.points(xy)).to(self._device)
+            signs = torch.tensor([int(add) for add in prompts.adds], device=self._device)
+        if prompts.logits is not None:
+            mask = torch.from_numpy(prompts.logits[None]).to(self._device)
+        return box, points, signs, mask
+
+
+def _lung_mask(
+    logits: NDArray[np.float32], placement: Placement, *, predicted_iou: float
+) -> LungMask:
+    """From canvas logits to sides on the radiograph's grid, cleaned and judged."""
+    raw = placement.undo_map(logits) > 0.0
+    sides, components = split_sides(raw)
+    return LungMask(
+        sides, assess(sides, components=components, predicted_iou=predicted_iou), logits
+    )

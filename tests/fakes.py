@@ -1,0 +1,122 @@
+"""Small stand-ins with the real classes' interfaces: no weights on disk, no training, seeded.
+
+A fake never proves that the product finds anything; it proves the wiring around the models.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from cxrdemo.checkpoints import CheckpointSpec, LabelSpec
+from cxrdemo.classifier import FindingClassifier
+from cxrdemo.inputs import InputSpec
+from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.lungs import assess, split_sides
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import LungMask, MaskingMode
+from cxrdemo.segmenter import Embedding, LungSegmenter, SamNetwork
+
+LUNGS_SPEC = CheckpointSpec(
+    name="lungs-tiny-64.v0",
+    task="lungs",
+    architecture="sam-tiny-64",
+    file="lungs.safetensors",
+    sha256="0" * 64,
+    inputs=InputSpec(hw=(64, 64)),
+)
+
+
+def findings_spec(mode: MaskingMode, *, size: int = 64) -> CheckpointSpec:
+    return CheckpointSpec(
+        name=f"findings-tiny-{size}-{mode}.v0",
+        task="findings",
+        architecture="resnet-tiny",
+        file=f"findings-{mode}.safetensors",
+        sha256="0" * 64,
+        inputs=InputSpec(hw=(size, size)),
+        masking=mode,
+        margin=0.08 if mode is MaskingMode.LOOSE else 0.0,
+        margin_range=(0.02, 0.2) if mode is MaskingMode.LOOSE else None,
+        labels=tuple(
+            LabelSpec(key, scale=1.2, offset=-0.1, threshold=0.5, rule="test")
+            for key in FINDING_KEYS
+        ),
+    )
+
+
+class TinyEncoder(nn.Module):
+    """Stride 8, 256 channels, in one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 256, 8, stride=8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.patch(image)
+
+
+def tiny_segmenter(spec: CheckpointSpec = LUNGS_SPEC) -> LungSegmenter:
+    """The real class and decoder over a one-layer encoder, with random weights."""
+    torch.manual_seed(0)
+    return LungSegmenter(spec, SamNetwork(TinyEncoder(), input_size=64, stride=8))
+
+
+def tiny_resnet(outputs: int = len(FINDING_KEYS), *, seed: int = 0) -> ResNet:
+    """A torchvision ResNet with one bottleneck per stage and random weights."""
+    torch.manual_seed(seed)
+    network = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=outputs)
+    nn.init.normal_(network.fc.weight, std=0.5)
+    return network.eval()
+
+
+def tiny_classifier(mode: MaskingMode, *, size: int = 64) -> FindingClassifier:
+    seed = list(MaskingMode).index(mode)
+    return FindingClassifier(findings_spec(mode, size=size), tiny_resnet(seed=seed))
+
+
+class EllipseSegmenter(LungSegmenter):
+    """Finds two ellipses in every image, so that masks in tests look like lungs."""
+
+    def __init__(self, spec: CheckpointSpec = LUNGS_SPEC) -> None:
+        super().__init__(spec, SamNetwork(TinyEncoder(), input_size=64, stride=8))
+
+    def find_lungs(self, embedding: Embedding, **_: object) -> LungMask:
+        height, width = embedding.placement.source_hw
+        y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
+        inside = np.zeros((height, width), bool)
+        for centre in (0.3, 0.7):
+            inside |= ((x - centre) / 0.14) ** 2 + ((y - 0.5) / 0.3) ** 2 <= 1
+        sides, parts = split_sides(inside)
+        quality = assess(sides, components=parts, predicted_iou=0.95)
+        return LungMask(sides, quality, np.zeros((32, 32), np.float32))
+
+
+class BlindSegmenter(EllipseSegmenter):
+    """Finds nothing, ever."""
+
+    def find_lungs(self, embedding: Embedding, **_: object) -> LungMask:
+        sides = np.zeros(embedding.placement.source_hw, np.uint8)
+        quality = assess(sides, components=0, predicted_iou=0.1)
+        return LungMask(sides, quality, np.zeros((32, 32), np.float32))
+
+
+def fake_pipeline(segmenter: LungSegmenter | None = None) -> Pipeline:
+    """A complete pipeline of small random classifiers and an ellipse segmenter."""
+    return Pipeline(
+        segmenter or EllipseSegmenter(),
+        {mode: tiny_classifier(mode) for mode in MaskingMode},
+    )
+
+
+def noise_radiograph(*, hw: tuple[int, int] = (160, 144), seed: int = 0) -> Radiograph:
+    """Uniform noise: enough wherever the picture does not matter."""
+    pixels = np.random.default_rng(seed).random(hw, np.float32)
+    return Radiograph(pixels)
+
+
+def with_pixels(radiograph: Radiograph, pixels: np.ndarray) -> Radiograph:
+    return replace(radiograph, pixels=pixels.astype(np.float32))
