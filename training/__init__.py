@@ -1,0 +1,1 @@
+"""Reproduces the bundled checkpoints. Imports the package, never the reverse."""

@@ -1,0 +1,176 @@
+"""Indexes of training images: who is in which split, and what is known about each image.
+
+Two layouts of a folder with an `index.csv`; pixels come only through `cxrdemo.reading`.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrdemo.errors import CxrDemoError
+from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
+from cxrdemo.reading import read_radiograph
+
+SPLITS: Final = ("train", "val", "test")
+
+
+class DataError(CxrDemoError):
+    """Training data are missing or malformed; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class LungCase:
+    """One X-ray with a lung mask. `dataset` is the source's name, such as "montgomery"."""
+
+    name: str
+    dataset: str
+    patient_id: str
+    image: Path
+    mask: Path
+    split: str
+
+
+@dataclass(frozen=True)
+class FindingCase:
+    """One X-ray with image-level labels: 1 present, 0 absent, None unknown."""
+
+    name: str
+    dataset: str
+    patient_id: str
+    image: Path
+    labels: Mapping[str, int | None]
+    no_finding: int | None
+    split: str
+    rsna_normal: bool = False
+
+
+def read_lung_index(folder: Path) -> list[LungCase]:
+    """Reads `index.csv` of a folder with `images/` and `masks/`.
+
+    Raises:
+        DataError: If a column or file is missing, or a patient is in two splits.
+    """
+    rows = _read_rows(folder / "index.csv", ("name", "set", "patient_id", "split"))
+    masks = _files_by_stem(folder / "masks")
+    images = _files_by_stem(folder / "images")
+    cases = [
+        LungCase(
+            name=row["name"],
+            dataset=row["set"],
+            patient_id=row["patient_id"],
+            image=_find(images, row["name"], folder / "images"),
+            mask=_find(masks, row["name"], folder / "masks"),
+            split=row["split"],
+        )
+        for row in rows
+    ]
+    check_splits(cases, folder)
+    return cases
+
+
+def read_finding_index(folder: Path) -> list[FindingCase]:
+    """Reads `index.csv` of a folder with `images/`; an empty label cell means unknown.
+
+    A set without a `split` column (data for pretraining) is all "train". A set without a patient
+    id gives each image one of its own.
+
+    Raises:
+        DataError: If a column or file is missing, or a patient is in two splits.
+    """
+    columns = ("image", *FINDING_KEYS, *AUXILIARY_KEYS, NO_FINDING.key)
+    rows = _read_rows(folder / "index.csv", columns)
+    extra = [key for key in ("COVID",) if rows and key in rows[0]]
+    keys = (*FINDING_KEYS, *AUXILIARY_KEYS, *extra)
+    cases = []
+    for row in rows:
+        path = folder / "images" / row["image"]
+        if not path.is_file():
+            raise DataError(f"{folder / 'index.csv'} lists {row['image']}, which is not there.")
+        labels = {key: _label(row[key]) for key in keys}
+        no_finding = _label(row[NO_FINDING.key])
+        if no_finding == 1:
+            # "No finding" says of each of them that it is absent.
+            labels = {key: 0 if value is None else value for key, value in labels.items()}
+        cases.append(
+            FindingCase(
+                name=row["image"],
+                dataset=row.get("dataset") or "nih",
+                patient_id=row.get("patient_id") or f"image {row['image']}",
+                image=path,
+                labels=labels,
+                no_finding=no_finding,
+                split=row.get("split") or "train",
+                rsna_normal=row.get("rsna_normal") == "1",
+            )
+        )
+    check_splits(cases, folder)
+    return cases
+
+
+def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path) -> None:
+    """Refuses an unknown split name and a patient in two splits.
+
+    Raises:
+        DataError: Naming the patient or the split.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    for case in cases:
+        if case.split not in SPLITS:
+            raise DataError(f"{folder / 'index.csv'}: split {case.split!r} is none of {SPLITS}.")
+        key = (case.dataset, case.patient_id)
+        if seen.setdefault(key, case.split) != case.split:
+            raise DataError(
+                f"{folder / 'index.csv'}: patient {case.patient_id} is in {seen[key]} and "
+                f"{case.split}. Put all images of a patient into one split."
+            )
+
+
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """The app's own reading of an image, as uint8 (H, W) to save memory while training."""
+    return np.asarray(np.rint(read_radiograph(path).pixels * 255.0), np.uint8)
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """A mask file as bool (H, W): set where the grey value is above the middle.
+
+    Raises:
+        DataError: If the file is no image or the mask is empty.
+    """
+    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise DataError(f"The mask {path} cannot be read.")
+    mask = np.asarray(grey) > 127
+    if not mask.any():
+        raise DataError(f"The mask {path} is empty. Remove it from the index.")
+    return mask
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise DataError(f"There is no {path}. Point --data at the folder that holds it.")
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
+        return list(reader)
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def _find(files: Mapping[str, Path], stem: str, folder: Path) -> Path:
+    if stem not in files:
+        raise DataError(f"There is no image named {stem} in {folder}.")
+    return files[stem]
+
+
+def _label(cell: str) -> int | None:
+    return None if cell.strip() == "" else int(float(cell))

@@ -1,0 +1,246 @@
+"""Command `publish`: a run folder becomes a checkpoint with spec, card and manifest entry.
+
+Weights are rounded to half precision first and measured as published. Calibration and thresholds
+come from the validation patients, every figure in the card from the test patients.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_curve
+
+from cxrdemo.checkpoints import (
+    CheckpointSpec,
+    CheckpointStore,
+    Estimate,
+    LabelSpec,
+    file_sha256,
+    load_strictly,
+    read_weights,
+)
+from cxrdemo.classifier import ARCHITECTURES, FindingClassifier, keep_outputs
+from cxrdemo.inputs import InputSpec
+from cxrdemo.labels import FINDING_KEYS, display_name
+from cxrdemo.masking import DEFAULT_MARGIN
+from cxrdemo.results import MaskingMode
+from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
+from cxrdemo.segmenter import LungSegmenter
+from training.classify import MARGIN_RANGE, OUTPUTS
+from training.data import DataError, read_finding_index, read_lung_index
+from training.evaluate import (
+    Scores,
+    dice_scores,
+    finding_metrics,
+    patient_bootstrap,
+    rates_at,
+    score_images,
+)
+from training.segment import input_spec
+
+THRESHOLD_RULE = "largest sensitivity + specificity on the validation patients"
+WORST_CASES = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--data", type=Path, required=True, help="folder to measure on")
+    parser.add_argument("--masks", type=Path, help="lung masks of --data, for loose and tight")
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--version", type=int, default=1)
+    parser.add_argument("--trained-on", required=True, help="data sets and counts, for the card")
+    parser.add_argument("--licence", required=True, help="of the weights, for the card")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Publishes one run and prints its figures."""
+    settings_path = args.run / "settings.json"
+    weights_path = args.run / "network.safetensors"
+    if not settings_path.is_file() or not weights_path.is_file():
+        raise DataError(f"{args.run} is no finished run: settings.json or the weights are missing.")
+    settings = json.loads(settings_path.read_text(encoding="utf-8"))
+    args.checkpoints.mkdir(parents=True, exist_ok=True)
+    publish = _publish_classifier if "masking" in settings else _publish_segmenter
+    spec, notes = publish(args, settings, read_weights(weights_path))
+    store = CheckpointStore.open(args.checkpoints)
+    others = tuple(s for s in store.specs if s.name.split(".")[0] != spec.name.split(".")[0])
+    replace(store, specs=tuple(sorted((*others, spec), key=lambda s: s.name))).save()
+    card = args.checkpoints / f"{spec.name}.md"
+    card.write_text(make_card(spec, settings, notes), encoding="utf-8")
+    print(card.read_text(encoding="utf-8"))
+
+
+def calibrate(scores: Scores) -> tuple[LabelSpec, ...]:
+    """Platt scaling and an operating point per finding, from validation patients.
+
+    The slope is kept positive by the ridge of the logistic regression wherever the ranking is
+    better than chance; a finding ranked worse than chance is refused.
+    """
+    specs = []
+    for column, key in enumerate(FINDING_KEYS):
+        logit, truth = scores.logits[:, column], scores.labels[:, column]
+        fit = LogisticRegression(C=1.0).fit(logit[:, None], truth)
+        scale, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+        if scale <= 0:
+            raise DataError(f"{key} is ranked worse than chance on validation: not published.")
+        probability = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
+        false_rate, true_rate, thresholds = roc_curve(truth, probability)
+        # The first point of the curve calls nothing positive and has an infinite threshold.
+        best = 1 + int(np.argmax((true_rate - false_rate)[1:]))
+        specs.append(LabelSpec(key, scale, offset, float(thresholds[best]), THRESHOLD_RULE))
+    return tuple(specs)
+
+
+def probabilities(scores: Scores, labels: Sequence[LabelSpec]) -> NDArray[np.float64]:
+    """Calibrated probabilities, (N, K)."""
+    scale = np.array([label.scale for label in labels])
+    offset = np.array([label.offset for label in labels])
+    return np.asarray(1.0 / (1.0 + np.exp(-(scale * scores.logits + offset))), np.float64)
+
+
+def make_card(spec: CheckpointSpec, settings: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """The checkpoint's card in Markdown; every figure comes from the spec."""
+    lines = [
+        f"# {spec.name}",
+        "",
+        "Research use only. Not a medical device. Demo weights: trained from scratch on small "
+        "public samples, to show the software, not to read X-rays.",
+        "",
+        f"- Architecture: {spec.architecture}, input {spec.inputs.hw[0]} x {spec.inputs.hw[1]} px",
+        f"- Trained on: {spec.trained_on}",
+        f"- Licence: {spec.licence}",
+        f"- sha256: `{spec.sha256}`",
+    ]
+    if spec.masking is not None:
+        lines.append(f"- Masking: {spec.masking}")
+    if spec.margin_range is not None:
+        low, high = spec.margin_range
+        lines.append(
+            f"- Loose margin: {spec.margin:.0%} of the lungs' height; trained from "
+            f"{low:.0%} to {high:.0%}"
+        )
+    lines += ["", "## Figures on test patients", ""]
+    lines += ["| figure | value | 95 % interval | n |", "|---|---|---|---|"]
+    lines += [f"| {name} | {_cells(estimate)} |" for name, estimate in spec.metrics.items()]
+    if spec.labels:
+        lines += ["", f"Operating points: {spec.labels[0].rule}.", ""]
+        lines += ["| finding | threshold | sensitivity | specificity |", "|---|---|---|---|"]
+        lines += [
+            f"| {display_name(label.key)} | {label.threshold:.3f} | {_words(label.sensitivity)} | "
+            f"{_words(label.specificity)} |"
+            for label in spec.labels
+        ]
+    lines += ["", *(f"- {note}" for note in notes)]
+    lines += ["", "## Command", "", "```json", json.dumps(dict(settings), indent=1), "```", ""]
+    return "\n".join(lines)
+
+
+def _publish_segmenter(
+    args: argparse.Namespace, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> tuple[CheckpointSpec, list[str]]:
+    architecture = settings["architecture"]
+    name = f"lungs-{architecture.removeprefix('sam-')}.v{args.version}"
+    spec = _write(args, name, "lungs", architecture, state, input_spec(architecture, 512))
+    network = SEGMENTERS[architecture]()
+    load_strictly(network, read_weights(args.checkpoints / spec.file), name)
+    segmenter = LungSegmenter(spec, network)
+    cases = [case for case in read_lung_index(args.data) if case.split == "test"]
+    dice = dice_scores(segmenter, cases)
+    metrics = {}
+    for dataset in dict.fromkeys(case.dataset for case in cases):
+        rows = np.array([i for i, case in enumerate(cases) if case.dataset == dataset])
+        values = dice[rows]
+        patients = [cases[i].patient_id for i in rows]
+        metrics[f"dice_{dataset}"] = patient_bootstrap(
+            patients, lambda drawn, values=values: float(values[drawn].mean()), n=len(rows)
+        )
+    worst = [
+        f"Among the worst: {cases[i].name}, Dice {dice[i]:.3f}"
+        for i in np.argsort(dice)[:WORST_CASES]
+    ]
+    return replace(spec, metrics=metrics), worst
+
+
+def _publish_classifier(
+    args: argparse.Namespace, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> tuple[CheckpointSpec, list[str]]:
+    mode, size = MaskingMode(settings["masking"]), settings["size"]
+    name = f"findings-resnet50-{size}-{mode}.v{args.version}"
+    kept = keep_outputs(state, [OUTPUTS.index(key) for key in FINDING_KEYS])
+    spec = _write(args, name, "findings", "resnet50", kept, InputSpec(hw=(size, size)))
+    # The class wants labels; the real ones follow from its own output below.
+    blank = tuple(LabelSpec(key, 1.0, 0.0, 0.5, "") for key in FINDING_KEYS)
+    spec = replace(spec, masking=mode, labels=blank)
+    if mode is MaskingMode.LOOSE:
+        spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
+    network = ARCHITECTURES["resnet50"](len(FINDING_KEYS))
+    load_strictly(network, read_weights(args.checkpoints / spec.file), name)
+    classifier = FindingClassifier(spec, network)
+    cases = read_finding_index(args.data)
+    val, test = (
+        score_images(classifier, [c for c in cases if c.split == split], args.masks)
+        for split in ("val", "test")
+    )
+    labels = calibrate(val)
+    calibrated = probabilities(test, labels)
+    metrics = finding_metrics(test, calibrated)
+    clean = ~test.rsna_normal
+    metrics |= {
+        f"{key}_without_rsna_normal": estimate
+        for key, estimate in finding_metrics(test.subset(clean), calibrated[clean]).items()
+    }
+    measured = []
+    for column, label in enumerate(labels):
+        sensitivity, specificity = rates_at(test, calibrated, column, label.threshold)
+        measured.append(replace(label, sensitivity=sensitivity, specificity=specificity))
+    notes = [
+        f"Calibrated on {len(val.patients)} validation images, whose findings are far commoner "
+        "than in practice: probabilities carry that prevalence.",
+        "Labels were mined from reports (ChestX-ray14); radiologists disagree with a part of them.",
+        "`rsna_normal` images were read as normal by the RSNA challenge's radiologists, whatever "
+        "their label says.",
+    ]
+    return replace(spec, labels=tuple(measured), metrics=metrics), notes
+
+
+def _write(
+    args: argparse.Namespace,
+    name: str,
+    task: Any,
+    architecture: str,
+    state: Mapping[str, torch.Tensor],
+    inputs: InputSpec,
+) -> CheckpointSpec:
+    """Writes the weights in half precision and begins their spec."""
+    file = f"{name}.safetensors"
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(half, args.checkpoints / file)
+    return CheckpointSpec(
+        name=name,
+        task=task,
+        architecture=architecture,
+        file=file,
+        sha256=file_sha256(args.checkpoints / file),
+        inputs=inputs,
+        trained_on=args.trained_on,
+        licence=args.licence,
+    )
+
+
+def _cells(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} | {estimate.low:.3f} to {estimate.high:.3f} | {estimate.n}"
+
+
+def _words(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "not measured"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f}, n={estimate.n})"
