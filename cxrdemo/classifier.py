@@ -6,7 +6,7 @@ outputs as the spec has labels.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -30,12 +30,12 @@ def activations_of(network: ResNet, images: Tensor) -> Tensor:
     """Output (B, C, h, w) of the last convolutional block."""
     x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
-    return x
+    return cast(Tensor, x)
 
 
 def logits_of(network: ResNet, activations: Tensor) -> Tensor:
     """Logits (B, K) from the last block's output."""
-    return network.fc(torch.flatten(network.avgpool(activations), 1))
+    return cast(Tensor, network.fc(torch.flatten(network.avgpool(activations), 1)))
 
 
 @dataclass(frozen=True, eq=False)

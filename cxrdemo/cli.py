@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import analysis_to_json, error_to_json, write_json
 from cxrdemo.masking import MAX_MARGIN
-from cxrdemo.results import MaskingMode
+from cxrdemo.results import GRAD_CAM, METHODS, MaskingMode
 
 if TYPE_CHECKING:
     from cxrdemo.pipeline import Pipeline
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="loose margin as a fraction of the lungs' height, 0..0.5 (default: the checkpoint's)",
     )
     analyse.add_argument(
-        "--cam", default="Grad-CAM", help="saliency method (default: %(default)s)", metavar="METHOD"
+        "--cam", choices=METHODS, default=GRAD_CAM, help="saliency method (default: %(default)s)"
     )
     analyse.add_argument("--out", type=Path, required=True, help="folder for the results")
     analyse.set_defaults(run=_analyse)
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
     serve.add_argument("--host", help="address to listen on (default: this machine only)")
-    serve.add_argument("--port", type=int, default=7860)
+    serve.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860")
     serve.set_defaults(run=_serve)
     return parser
 
@@ -88,11 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _analyse(args: argparse.Namespace) -> int:
     # Imported here so that --help answers at once.
     from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
-    from cxrdemo.saliency import METHODS
 
-    if args.cam not in METHODS:
-        print(f"error: --cam must be one of: {', '.join(METHODS)}", file=sys.stderr)
-        return 2
     maskings = ALL_MASKINGS if args.masking == "all" else (MaskingMode(args.masking),)
     names = _result_names(args.files)
     pipeline = Pipeline.from_checkpoints(args.checkpoints, medsam=args.medsam, device=args.device)
@@ -102,8 +99,11 @@ def _analyse(args: argparse.Namespace) -> int:
         try:
             _analyse_one(pipeline, path, args.out / name, maskings, args.margin, args.cam)
             print(f"{path}: done")
-        except CxrDemoError as error:
-            # One bad file never stops the others; its reason stands where its result would.
+        except Exception as error:
+            # One bad file never stops the others; its reason stands where its result would. An
+            # unforeseen error is our fault, so its traceback is shown as well.
+            if not isinstance(error, CxrDemoError):
+                traceback.print_exc()
             failures += 1
             write_json(error_to_json(error), args.out / f"{name}.json")
             print(f"{path}: {error}", file=sys.stderr)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from cxrdemo.errors import CxrDemoError
 from cxrdemo.results import Analysis, LungMask, Reading, Side
 
 SCHEMA: Final = "cxrdemo-analysis/1"
@@ -46,7 +45,7 @@ def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def error_to_json(error: CxrDemoError) -> dict[str, Any]:
+def error_to_json(error: Exception) -> dict[str, Any]:
     """The record of a file that could not be analysed."""
     return {
         "schema": SCHEMA,

@@ -25,6 +25,7 @@ from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import (
+    GRAD_CAM,
     Analysis,
     CheckpointUse,
     LungMask,
@@ -34,7 +35,7 @@ from cxrdemo.results import (
     Side,
     bounding_box,
 )
-from cxrdemo.saliency import GRAD_CAM, explain
+from cxrdemo.saliency import explain
 from cxrdemo.segmenter import LungSegmenter
 
 Precision = Literal["fp32", "bf16"]
@@ -153,7 +154,7 @@ class Pipeline:
             maskings: What to read; each is read by the weights trained for it.
             margin: Width of the loose margin as a fraction of the lungs' height; None takes the
                 checkpoint's default. Outside the range seen in training a warning says so.
-            method: One of `saliency.METHODS`.
+            method: One of `results.METHODS`.
 
         Returns:
             The analysis. A masking that could not be done is absent, and a warning says why.

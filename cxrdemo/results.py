@@ -6,6 +6,7 @@ Sides are the patient's: the patient's right lung lies on the left of a frontal 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 from cxrdemo.errors import GridMismatchError
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
+
+GRAD_CAM: Final = "Grad-CAM"
+
+METHODS: Final = (GRAD_CAM, "Grad-CAM++", "HiResCAM", "Eigen-CAM", "Layer-CAM")
+"""Saliency methods on offer. Eigen-CAM ignores the label."""
 
 
 class MaskingMode(StrEnum):

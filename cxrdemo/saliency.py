@@ -16,9 +16,7 @@ from pytorch_grad_cam import EigenCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 
 from cxrdemo.classifier import Evidence, FindingClassifier
-from cxrdemo.results import SaliencyMap
-
-GRAD_CAM: Final = "Grad-CAM"
+from cxrdemo.results import GRAD_CAM, METHODS, SaliencyMap
 
 PACKAGE_METHODS: Final[Mapping[str, type[BaseCAM]]] = {
     "Grad-CAM++": GradCAMPlusPlus,
@@ -26,9 +24,7 @@ PACKAGE_METHODS: Final[Mapping[str, type[BaseCAM]]] = {
     "Eigen-CAM": EigenCAM,
     "Layer-CAM": LayerCAM,
 }
-"""Served by the `grad-cam` package: one backward pass per label. Eigen-CAM ignores the label."""
-
-METHODS: Final = (GRAD_CAM, *PACKAGE_METHODS)
+"""Served by the `grad-cam` package: one backward pass per label."""
 
 
 def explain(
@@ -39,7 +35,7 @@ def explain(
     Args:
         classifier: Whose logits to explain.
         evidence: Of the forward pass that gave them.
-        method: One of `METHODS`.
+        method: One of `results.METHODS`.
 
     Returns:
         Raw maps, >= 0, on the grid of the last convolutional block.
@@ -48,9 +44,11 @@ def explain(
         ValueError: If the method is unknown.
     """
     if method == GRAD_CAM:
-        grids = closed_form_grad_cam(
-            evidence.activations[0].float().cpu().numpy(),
-            classifier.network.fc.weight.detach().float().cpu().numpy(),
+        grids = list(
+            closed_form_grad_cam(
+                evidence.activations[0].float().cpu().numpy(),
+                classifier.network.fc.weight.detach().float().cpu().numpy(),
+            )
         )
     elif method in PACKAGE_METHODS:
         grids = _package_maps(classifier, evidence, PACKAGE_METHODS[method])
@@ -76,7 +74,7 @@ def closed_form_grad_cam(
     """
     _, height, width = activations.shape
     maps = np.tensordot(weights, activations, axes=1) / np.float32(height * width)
-    return np.maximum(maps, np.float32(0.0))
+    return np.asarray(np.maximum(maps, 0.0), np.float32)
 
 
 def _package_maps(

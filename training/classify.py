@@ -215,8 +215,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, then writes `network.safetensors` (best epoch by validation) and `settings.json`."""
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    values.pop("command")
+    values: dict[str, Any] = {
+        k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "command"
+    }
     settings = ClassifySettings(**values)
     L.seed_everything(settings.seed, workers=True)
     mode = MaskingMode(settings.masking)

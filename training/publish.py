@@ -8,6 +8,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from training.segment import input_spec
 
 THRESHOLD_RULE = "largest sensitivity + specificity on the validation patients"
 WORST_CASES = 5
+PATH_SETTINGS = ("data", "extra", "masks", "out", "init")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +142,9 @@ def make_card(spec: CheckpointSpec, settings: Mapping[str, Any], notes: Sequence
             for label in spec.labels
         ]
     lines += ["", *(f"- {note}" for note in notes)]
-    lines += ["", "## Command", "", "```json", json.dumps(dict(settings), indent=1), "```", ""]
+    # Folders by name alone: where they lay on one machine means nothing elsewhere.
+    shown = {k: Path(v).name if k in PATH_SETTINGS and v else v for k, v in settings.items()}
+    lines += ["", "## Settings", "", "```json", json.dumps(shown, indent=1), "```", ""]
     return "\n".join(lines)
 
 
@@ -161,7 +165,7 @@ def _publish_segmenter(
         values = dice[rows]
         patients = [cases[i].patient_id for i in rows]
         metrics[f"dice_{dataset}"] = patient_bootstrap(
-            patients, lambda drawn, values=values: float(values[drawn].mean()), n=len(rows)
+            patients, partial(_mean_of, values), n=len(rows)
         )
     worst = [
         f"Among the worst: {cases[i].name}, Dice {dice[i]:.3f}"
@@ -234,6 +238,10 @@ def _write(
         trained_on=args.trained_on,
         licence=args.licence,
     )
+
+
+def _mean_of(values: NDArray[np.float64], drawn: NDArray[np.intp]) -> float:
+    return float(values[drawn].mean())
 
 
 def _cells(estimate: Estimate) -> str:

@@ -104,7 +104,7 @@ class SegmentTask(L.LightningModule):
             self._image_loss(embedding[None], sides.cpu().numpy())
             for embedding, sides in zip(embeddings, batch["sides"], strict=True)
         ]
-        loss = torch.stack(losses).mean()
+        loss: Tensor = torch.stack(losses).mean()
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -114,7 +114,7 @@ class SegmentTask(L.LightningModule):
         size = float(batch["image"].shape[-1])
         for embedding, sides in zip(embeddings, batch["sides"], strict=True):
             box = torch.tensor([[0.0, 0.0, size, size]], device=self.device)
-            logits, _ = self.network.decode(embedding[None], boxes=box)
+            logits, _iou = self.network.decode(embedding[None], boxes=box)
             predicted = _to_canvas(logits, sides.shape) > 0
             truth = sides > 0
             dice = 2 * (predicted[0] & truth).sum() / (predicted.sum() + truth.sum())
@@ -221,7 +221,7 @@ def jittered_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[n
         return None
     size = mask.shape[-1]
     jitter = rng.uniform(-BOX_JITTER, BOX_JITTER, 4) * size
-    return np.clip(np.array(box) + jitter, 0, size).astype(np.float32)
+    return np.asarray(np.clip(np.array(box) + jitter, 0, size), np.float32)
 
 
 def sample_points(
@@ -285,8 +285,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, then writes `network.safetensors` (best epoch by validation) and `settings.json`."""
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    values.pop("command")
+    values: dict[str, Any] = {
+        k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "command"
+    }
     settings = SegmentSettings(**values)
     L.seed_everything(settings.seed, workers=True)
     spec = input_spec(settings.architecture, settings.size)

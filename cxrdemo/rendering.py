@@ -1,0 +1,247 @@
+"""From an analysis to pictures: RGB arrays, PNG bytes and one figure for a report.
+
+Nothing here computes a result, and no X-ray is brightened or darkened: a pixel that carries no
+outline and no heat keeps its grey value to the bit.
+"""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cxrdemo.labels import FINDINGS, NO_FINDING, display_name
+from cxrdemo.masking import apply_mask
+from cxrdemo.placement import Placement
+from cxrdemo.radiograph import MIN_SIDE_PX, Radiograph
+from cxrdemo.results import Analysis, Findings, LungMask, Reading, SaliencyMap, Side
+
+NOTICE: Final = "Research use only - not a medical device"
+
+SIDE_COLOURS: Final[Mapping[Side, tuple[int, int, int]]] = {
+    Side.RIGHT: (86, 180, 233),
+    Side.LEFT: (230, 159, 0),
+}
+"""Sky blue and orange of the Okabe-Ito palette (2008): told apart in every colour blindness."""
+
+COLOUR_MAP: Final = "inferno"
+"""Perceptually ordered, and readable without colour vision."""
+
+HEAT_COLOURS: Final[NDArray[np.uint8]] = np.rint(
+    matplotlib.colormaps[COLOUR_MAP](np.linspace(0, 1, 256))[:, :3] * 255
+).astype(np.uint8)
+"""uint8 (256, 3) RGB, from no heat to the shared peak."""
+
+REMOVED: Final = 0.0
+"""What a masking puts in place of the pixels it removes, see DESIGN: black."""
+
+_LINES_PER_SIDE: Final = 400
+"""An outline is one part in so many of the image's longer side: 1 px at 400, 10 px at 4000."""
+
+_TILE_PX: Final = 512
+"""Longest side of one picture in the figure; finer than it is ever printed."""
+
+
+def grey(radiograph: Radiograph) -> NDArray[np.uint8]:
+    """The X-ray as it is, uint8 (H, W, 3)."""
+    return _to_rgb(radiograph.pixels)
+
+
+def mask_overlay(radiograph: Radiograph, lungs: LungMask) -> NDArray[np.uint8]:
+    """The X-ray with each lung's outline in its side's colour.
+
+    Returns:
+        uint8 (H, W, 3); pixels away from an outline equal `grey`.
+    """
+    return _outlined(grey(radiograph), lungs)
+
+
+def masked_view(radiograph: Radiograph, reading: Reading) -> NDArray[np.uint8]:
+    """What the classifier was given: the kept pixels, everything else black. uint8 (H, W, 3)."""
+    return _to_rgb(apply_mask(radiograph.pixels, reading.kept, fill=REMOVED))
+
+
+def heat_overlay(
+    radiograph: Radiograph, saliency: SaliencyMap, *, peak: float, opacity: float = 0.5
+) -> NDArray[np.uint8]:
+    """The X-ray under one label's heat, which is not cut off at the lungs.
+
+    Args:
+        radiograph: The image.
+        saliency: One label's map.
+        peak: The heat drawn brightest. Use `Analysis.peak`, so that a faint map looks faint
+            beside a strong one; 0 draws no heat.
+        opacity: Share of the colour at the peak, 0..1. It falls with the heat to 0.
+
+    Returns:
+        uint8 (H, W, 3); pixels without heat equal `grey`.
+    """
+    base = grey(radiograph)
+    if peak <= 0:
+        return base
+    scaled = np.clip(saliency.heat / np.float32(peak), 0, 1)
+    colours = HEAT_COLOURS[np.rint(scaled * 255).astype(np.uint8)]
+    alpha = np.float32(opacity) * scaled[..., None]
+    under = base.astype(np.float32)
+    blended: NDArray[np.float32] = under + alpha * (colours - under)
+    return np.rint(blended).astype(np.uint8)
+
+
+def for_display(analysis: Analysis, *, longest_px: int) -> Analysis:
+    """The same analysis on a coarser pixel grid, so that drawing it costs little.
+
+    Args:
+        analysis: With an image of any size.
+        longest_px: Longest side wanted; a smaller image is returned as it is.
+
+    Returns:
+        Image, lung mask, kept pixels and heat maps on one grid of the same aspect. Numbers and
+        words are unchanged.
+    """
+    radiograph = analysis.radiograph
+    if max(radiograph.hw) <= longest_px:
+        return analysis
+    fitted = Placement.letterbox(radiograph.hw, (longest_px, longest_px)).content_hw
+    hw = (max(MIN_SIDE_PX, fitted[0]), max(MIN_SIDE_PX, fitted[1]))
+    smaller = Placement.stretch(radiograph.hw, hw)
+    pixels = np.clip(smaller.image(radiograph.pixels, fill=REMOVED), 0, 1)
+    spacing = radiograph.spacing_mm
+    if spacing is not None:
+        ratio = (radiograph.hw[0] / hw[0], radiograph.hw[1] / hw[1])
+        spacing = (spacing[0] * ratio[0], spacing[1] * ratio[1])
+    lungs = analysis.lungs
+    if lungs is not None:
+        sides = np.zeros(hw, np.uint8)
+        for side in Side:
+            sides[smaller.mask(lungs.side(side))] = side
+        lungs = replace(lungs, sides=sides)
+    readings = {
+        mode: replace(
+            reading,
+            kept=smaller.mask(reading.kept),
+            saliency=tuple(
+                # The content of the classifier's canvas stays; only the grid to return to changes.
+                replace(heat, placement=replace(heat.placement, source_hw=hw))
+                for heat in reading.saliency
+            ),
+        )
+        for mode, reading in analysis.readings.items()
+    }
+    return replace(
+        analysis,
+        radiograph=replace(radiograph, pixels=pixels, spacing_mm=spacing),
+        lungs=lungs,
+        readings=readings,
+    )
+
+
+def verdict(findings: Findings, index: int) -> str:
+    """Probability and threshold of one label in words, such as "0.31 (below 0.42)"."""
+    word = "above" if findings.above[index] else "below"
+    return f"{findings.probabilities[index]:.2f} ({word} {findings.thresholds[index]:.2f})"
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of a uint8 (H, W) grey or (H, W, 3) RGB array."""
+    # OpenCV orders the channels blue, green, red.
+    channels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    written, encoded = cv2.imencode(".png", channels)
+    if not written:
+        raise ValueError(f"cannot encode an array of shape {image.shape} as PNG")
+    return encoded.tobytes()
+
+
+def figure(analysis: Analysis) -> Figure:
+    """One page for a report: a row per masking, the masked view and the heat of each label.
+
+    Without a reading the page holds the X-ray alone and says that there is no finding. The figure
+    is not known to pyplot, so nothing has to be closed.
+    """
+    shown = for_display(analysis, longest_px=_TILE_PX)
+    rows, columns = max(1, len(shown.readings)), 1 + len(FINDINGS)
+    page = Figure(figsize=(2.3 * columns + 1, 2.9 * rows + 1.6), layout="constrained")
+    page.suptitle(NOTICE, color="firebrick", weight="bold")
+    page.supxlabel(_small_print(analysis), fontsize=7, parse_math=False)
+    if not shown.readings:
+        axes = page.subplots()
+        _show(axes, _with_outline(grey(shown.radiograph), shown.lungs))
+        axes.set_title("No classifier has read this image: no finding is shown.", fontsize=9)
+        return page
+    grid = page.subplots(rows, columns, squeeze=False)
+    for row, reading in zip(grid, shown.readings.values(), strict=True):
+        _show(row[0], _with_outline(masked_view(shown.radiograph, reading), shown.lungs))
+        row[0].set_title(
+            f"Masking: {reading.mode}\n{NO_FINDING.display} {reading.findings.no_finding:.2f}",
+            fontsize=9,
+        )
+        for index, (axes, heat) in enumerate(zip(row[1:], reading.saliency, strict=False)):
+            _show(axes, heat_overlay(shown.radiograph, heat, peak=shown.peak))
+            axes.set_title(
+                f"{display_name(heat.label)}\n{verdict(reading.findings, index)}", fontsize=9
+            )
+    method = next(iter(shown.readings.values())).saliency[0].method
+    page.colorbar(
+        ScalarMappable(Normalize(0, shown.peak or 1), COLOUR_MAP),
+        ax=grid.ravel().tolist(),
+        label=f"{method} heat, one scale shared by all labels and maskings",
+        aspect=40,
+        pad=0.01,
+    )
+    return page
+
+
+def _to_rgb(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    levels = np.rint(pixels * 255).astype(np.uint8)
+    return np.repeat(levels[..., None], 3, axis=2)
+
+
+def _outlined(image: NDArray[np.uint8], lungs: LungMask) -> NDArray[np.uint8]:
+    drawn = image.copy()
+    width = max(1, round(max(image.shape) / _LINES_PER_SIDE))
+    for side, colour in SIDE_COLOURS.items():
+        contours, _ = cv2.findContours(
+            lungs.side(side).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(drawn, contours, -1, colour, width, cv2.LINE_AA)
+    return drawn
+
+
+def _with_outline(image: NDArray[np.uint8], lungs: LungMask | None) -> NDArray[np.uint8]:
+    return image if lungs is None else _outlined(image, lungs)
+
+
+def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
+    """A picture with the side markers of a frontal X-ray: the patient's right is on the left."""
+    axes.imshow(image)
+    axes.set_axis_off()
+    for x, marker in ((0.03, "R"), (0.97, "L")):
+        axes.text(
+            x,
+            0.03,
+            marker,
+            transform=axes.transAxes,
+            color="white",
+            weight="bold",
+            ha="left" if marker == "R" else "right",
+            va="bottom",
+        )
+
+
+def _small_print(analysis: Analysis) -> str:
+    """How to read the page, checkpoints and warnings, wrapped to the page's width."""
+    probabilities = (
+        "Probabilities are calibrated, each with its threshold. "
+        f"{NO_FINDING.display} is derived: 1 - the highest of the five."
+    )
+    checkpoints = "; ".join(f"{use.role}: {use.name}" for use in analysis.checkpoints) or "none"
+    lungs = "" if analysis.lungs else "There is no lung mask."
+    lines = [probabilities, f"Checkpoints: {checkpoints}", lungs, *analysis.warnings]
+    return "\n".join(textwrap.fill(line, 190) for line in lines if line)

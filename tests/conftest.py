@@ -1,0 +1,42 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import fake_pipeline
+
+from cxrdemo.phantom import Phantom, make_phantom
+from cxrdemo.pipeline import Pipeline
+
+BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    return make_phantom(seed=1, hw=(320, 288))
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return fake_pipeline()
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real images, which are no part of the project."""
+    if "CXRDEMO_DATA" not in os.environ:
+        pytest.skip("CXRDEMO_DATA is not set: no real images to test on")
+    return Path(os.environ["CXRDEMO_DATA"])
+
+
+@pytest.fixture(scope="session")
+def bundled_pipeline() -> Pipeline:
+    """The checkpoints in the repository."""
+    if not (BUNDLED / "manifest.json").exists():
+        pytest.skip("no bundled checkpoints in this checkout")
+    return Pipeline.from_checkpoints(BUNDLED)

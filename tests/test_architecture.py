@@ -1,0 +1,98 @@
+"""Imports go one way, and heavy libraries stay in their rooms."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LEVELS = {
+    "errors": 0,
+    "labels": 0,
+    "radiograph": 1,
+    "placement": 1,
+    "inputs": 2,
+    "results": 2,
+    "reading": 2,
+    "phantom": 2,
+    "checkpoints": 3,
+    "lungs": 3,
+    "examples": 3,
+    "segmenter": 4,
+    "masking": 4,
+    "classifier": 4,
+    "saliency": 5,
+    "pipeline": 6,
+    "rendering": 6,
+    "export": 6,
+    "ui": 7,
+    "cli": 8,
+    "__main__": 9,
+}
+
+ROOMS_OF = {
+    "torch": {"checkpoints", "segmenter", "classifier", "saliency", "pipeline"},
+    "pydicom": {"reading", "examples"},
+    "gradio": {"ui"},
+    "matplotlib": {"rendering"},
+}
+
+
+def module_files() -> list[Path]:
+    return sorted((ROOT / "cxrdemo").rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "cxrdemo").with_suffix("").parts
+    return parts[0]
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = {name.split(".")[1] for name in imported_names(path) if name.startswith("cxrdemo.")}
+    return found & LEVELS.keys()
+
+
+@pytest.mark.parametrize("path", module_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_lower_levels(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert not imported_rooms(path)
+        return
+    assert room in LEVELS, f"give {room} a level here and in docs/architecture.md"
+    upward = {other for other in imported_rooms(path) - {room} if LEVELS[other] >= LEVELS[room]}
+    assert not upward
+
+
+@pytest.mark.parametrize("library", ROOMS_OF)
+def test_a_heavy_library_stays_in_its_rooms(library: str) -> None:
+    users = {
+        room_of(path)
+        for path in module_files()
+        if any(name.split(".")[0] == library for name in imported_names(path))
+    }
+    assert users <= ROOMS_OF[library]
+    assert users, f"no module imports {library}: this test has gone blind"
+
+
+def test_the_package_never_imports_training() -> None:
+    for path in module_files():
+        assert not any(name.split(".")[0] == "training" for name in imported_names(path)), path
+
+
+def test_there_is_no_catch_all_module() -> None:
+    names = {
+        path.stem for folder in ("cxrdemo", "training") for path in (ROOT / folder).rglob("*.py")
+    }
+    assert not names & {"utils", "helpers", "common", "misc"}

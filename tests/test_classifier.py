@@ -1,0 +1,75 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
+from torchvision.models import resnet50
+
+from cxrdemo.checkpoints import load_strictly, read_weights
+from cxrdemo.classifier import (
+    ARCHITECTURES,
+    FindingClassifier,
+    activations_of,
+    keep_outputs,
+    logits_of,
+)
+from cxrdemo.errors import CheckpointError
+from cxrdemo.masking import apply_mask
+from cxrdemo.results import MaskingMode
+
+
+def test_logits_equal_torchvisions_forward_exactly() -> None:
+    network = tiny_resnet()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        ours = logits_of(network, activations_of(network, images))
+        assert torch.equal(ours, network(images))
+
+
+def test_a_torchvision_state_dict_loads(tmp_path: Path) -> None:
+    theirs = resnet50(weights=None, num_classes=5)
+    torch.save(theirs.state_dict(), tmp_path / "resnet50-abcd1234.pth")
+    ours = ARCHITECTURES["resnet50"](5)
+    load_strictly(ours, read_weights(tmp_path / "resnet50-abcd1234.pth"), "resnet50")
+    assert torch.equal(ours.layer4[2].conv3.weight, theirs.layer4[2].conv3.weight)
+
+
+@pytest.mark.parametrize("mode", [MaskingMode.LOOSE, MaskingMode.TIGHT])
+def test_pixels_outside_the_kept_region_cannot_change_a_logit(mode: MaskingMode) -> None:
+    classifier = tiny_classifier(mode)
+    pixels = noise_radiograph(hw=(150, 130)).pixels
+    kept = np.zeros(pixels.shape, bool)
+    kept[30:120, 20:61] = kept[33:117, 70:111] = True
+    fill = classifier.spec.inputs.fill
+    other = np.where(kept, pixels, np.random.default_rng(9).random(pixels.shape, np.float32))
+    first, _ = classifier.classify(apply_mask(pixels, kept, fill=fill))
+    second, _ = classifier.classify(apply_mask(other, kept, fill=fill))
+    assert first.logits.tobytes() == second.logits.tobytes()
+    unmasked, _ = classifier.classify(other)
+    assert unmasked.logits.tobytes() != first.logits.tobytes(), "the network looks at nothing"
+
+
+def test_probabilities_are_platt_scaled_logits() -> None:
+    classifier = tiny_classifier(MaskingMode.NONE)
+    findings, _ = classifier.classify(noise_radiograph().pixels)
+    expected = 1 / (1 + np.exp(-(1.2 * findings.logits.astype(np.float64) - 0.1)))
+    np.testing.assert_allclose(findings.probabilities, expected, rtol=1e-6)
+    assert findings.no_finding == pytest.approx(1 - expected.max())
+    np.testing.assert_array_equal(findings.above, expected >= 0.5)
+
+
+def test_keep_outputs_picks_rows_of_the_head_in_order() -> None:
+    network = tiny_resnet(outputs=7)
+    small = tiny_resnet(outputs=2)
+    small.load_state_dict(keep_outputs(network.state_dict(), [5, 1]))
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(small(images)[0], network(images)[0, [5, 1]])
+
+
+def test_a_spec_without_masking_is_refused() -> None:
+    spec = replace(findings_spec(MaskingMode.NONE), masking=None)
+    with pytest.raises(CheckpointError, match="names no masking"):
+        FindingClassifier(spec, tiny_resnet())

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxrdemo.errors import GridMismatchError, NoLungsFoundError
+from cxrdemo.masking import apply_mask, kept_region
+from cxrdemo.phantom import Phantom
+from cxrdemo.results import MaskingMode
+
+
+@pytest.fixture(scope="module")
+def lungs(phantom: Phantom) -> np.ndarray:
+    return phantom.lungs > 0
+
+
+def test_none_keeps_everything_even_without_lungs() -> None:
+    assert kept_region(np.zeros((70, 70), bool), mode=MaskingMode.NONE).all()
+
+
+def test_tight_is_the_mask_itself_and_a_copy(lungs: np.ndarray) -> None:
+    kept = kept_region(lungs, mode=MaskingMode.TIGHT)
+    np.testing.assert_array_equal(kept, lungs)
+    assert kept is not lungs
+
+
+@settings(max_examples=30, deadline=None)
+@given(margin=st.floats(0, 0.5), more=st.floats(0, 0.2))
+def test_tight_is_within_loose_and_loose_grows_with_the_margin(margin: float, more: float) -> None:
+    mask = np.zeros((120, 100), bool)
+    mask[20:90, 10:40] = mask[25:95, 60:88] = True
+    loose = kept_region(mask, mode=MaskingMode.LOOSE, margin=margin)
+    wider = kept_region(mask, mode=MaskingMode.LOOSE, margin=min(0.5, margin + more))
+    assert not (mask & ~loose).any()
+    assert not (loose & ~wider).any()
+
+
+def test_a_margin_of_zero_is_tight(lungs: np.ndarray) -> None:
+    loose = kept_region(lungs, mode=MaskingMode.LOOSE, margin=0.0)
+    np.testing.assert_array_equal(loose, lungs)
+
+
+def test_the_margin_is_a_fraction_of_the_lungs_height() -> None:
+    mask = np.zeros((300, 300), bool)
+    mask[100:200, 140:160] = True  # 100 px high
+    loose = kept_region(mask, mode=MaskingMode.LOOSE, margin=0.08)
+    columns = np.flatnonzero(loose[150])
+    assert (columns[0], columns[-1]) == (132, 167)  # 8 px to each side
+
+
+def test_the_margin_is_continuous() -> None:
+    mask = np.zeros((400, 400), bool)
+    mask[50:350, 150:250] = True
+    sizes = [
+        kept_region(mask, mode=MaskingMode.LOOSE, margin=m).sum()
+        for m in np.linspace(0.05, 0.06, 8)
+    ]
+    assert len(set(sizes)) > 4
+
+
+def test_loose_closes_the_gap_between_the_lungs(lungs: np.ndarray) -> None:
+    middle = slice(lungs.shape[1] // 2 - 2, lungs.shape[1] // 2 + 2)
+    loose = kept_region(lungs, mode=MaskingMode.LOOSE, margin=0.15)
+    assert loose[lungs.shape[0] // 2, middle].all()
+
+
+@pytest.mark.parametrize("mode", [MaskingMode.LOOSE, MaskingMode.TIGHT])
+def test_an_empty_mask_is_refused_with_the_remedy(mode: MaskingMode) -> None:
+    with pytest.raises(NoLungsFoundError, match="Use masking 'none'"):
+        kept_region(np.zeros((70, 70), bool), mode=mode)
+
+
+@pytest.mark.parametrize("margin", [-0.01, 0.51, float("nan")])
+def test_a_margin_out_of_range_is_refused(lungs: np.ndarray, margin: float) -> None:
+    with pytest.raises(ValueError, match="margin"):
+        kept_region(lungs, mode=MaskingMode.LOOSE, margin=margin)
+
+
+def test_removed_pixels_equal_the_fill_and_kept_ones_stay() -> None:
+    pixels = np.random.default_rng(0).random((70, 70), np.float32)
+    before = pixels.copy()
+    kept = pixels > 0.5
+    masked = apply_mask(pixels, kept, fill=0.25)
+    assert (masked[~kept] == 0.25).all()
+    np.testing.assert_array_equal(masked[kept], pixels[kept])
+    np.testing.assert_array_equal(pixels, before)
+    assert masked.dtype == np.float32
+
+
+def test_sizes_must_agree() -> None:
+    with pytest.raises(GridMismatchError):
+        apply_mask(np.zeros((70, 70), np.float32), np.ones((70, 71), bool), fill=0)

@@ -1,0 +1,242 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import (
+    LUNGS_SPEC,
+    BlindSegmenter,
+    EllipseSegmenter,
+    TinyEncoder,
+    fake_pipeline,
+    findings_spec,
+    noise_radiograph,
+    tiny_classifier,
+    tiny_resnet,
+    tiny_segmenter,
+)
+from safetensors.torch import save_file
+
+from cxrdemo import classifier as classifier_room
+from cxrdemo import segmenter as segmenter_room
+from cxrdemo.checkpoints import CheckpointStore, file_sha256
+from cxrdemo.errors import CheckpointError, NoLungsFoundError
+from cxrdemo.export import analysis_to_json
+from cxrdemo.phantom import Phantom
+from cxrdemo.pipeline import Pipeline, cam_in_lung
+from cxrdemo.placement import Placement
+from cxrdemo.results import METHODS, Analysis, MaskingMode, SaliencyMap
+
+
+def numbers(analysis: Analysis) -> dict:
+    """All that must not depend on time."""
+    record = analysis_to_json(analysis)
+    del record["seconds"]
+    return record
+
+
+def test_every_masking_is_read_by_its_own_weights(pipeline: Pipeline, phantom: Phantom) -> None:
+    analysis = pipeline.analyse(phantom.radiograph)
+    assert list(analysis.readings) == list(MaskingMode)
+    for mode, reading in analysis.readings.items():
+        assert reading.mode is reading.findings.mode is mode
+    logits = [reading.findings.logits for reading in analysis.readings.values()]
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    assert np.abs(logits[1] - logits[2]).max() > 1e-3
+    names = [use.name for use in analysis.checkpoints]
+    assert names == [LUNGS_SPEC.name, *(findings_spec(mode).name for mode in MaskingMode)]
+
+
+def test_kept_regions_are_nested(pipeline: Pipeline, phantom: Phantom) -> None:
+    readings = pipeline.analyse(phantom.radiograph).readings
+    none, loose, tight = (readings[mode].kept for mode in MaskingMode)
+    assert none.all()
+    assert (tight <= loose).all()
+    assert 0 < tight.sum() < loose.sum() < none.sum()
+
+
+def test_only_the_maskings_asked_for_are_read(pipeline: Pipeline, phantom: Phantom) -> None:
+    analysis = pipeline.analyse(phantom.radiograph, maskings=[MaskingMode.TIGHT])
+    assert list(analysis.readings) == [MaskingMode.TIGHT]
+
+
+def test_a_masking_gives_the_same_numbers_alone_as_with_the_others(
+    pipeline: Pipeline, phantom: Phantom
+) -> None:
+    together = pipeline.analyse(phantom.radiograph).readings[MaskingMode.LOOSE]
+    alone = pipeline.analyse(phantom.radiograph, maskings=[MaskingMode.LOOSE])
+    np.testing.assert_array_equal(
+        together.findings.logits, alone.readings[MaskingMode.LOOSE].findings.logits
+    )
+
+
+def test_the_margin_moves_loose_alone(pipeline: Pipeline, phantom: Phantom) -> None:
+    narrow = pipeline.analyse(phantom.radiograph, margin=0.03).readings
+    wide = pipeline.analyse(phantom.radiograph, margin=0.18).readings
+    for mode in MaskingMode:
+        same = np.array_equal(narrow[mode].findings.logits, wide[mode].findings.logits)
+        assert same is (mode is not MaskingMode.LOOSE)
+    assert narrow[MaskingMode.LOOSE].margin == 0.03
+
+
+def test_a_margin_outside_the_trained_range_is_said(pipeline: Pipeline, phantom: Phantom) -> None:
+    assert not pipeline.analyse(phantom.radiograph, margin=0.2).warnings
+    warnings = pipeline.analyse(phantom.radiograph, margin=0.3).warnings
+    assert "outside the 2% to 20% seen in training" in warnings[0]
+
+
+def test_without_lungs_only_none_is_read_and_the_rest_is_said(phantom: Phantom) -> None:
+    analysis = fake_pipeline(BlindSegmenter()).analyse(phantom.radiograph)
+    assert analysis.lungs is None
+    assert list(analysis.readings) == [MaskingMode.NONE]
+    text = " ".join(analysis.warnings)
+    assert "No lung was found" in text
+    assert "'loose' was left out" in text
+    assert "'tight' was left out" in text
+
+
+def test_without_lungs_a_masking_asked_for_alone_is_an_error(phantom: Phantom) -> None:
+    with pytest.raises(NoLungsFoundError, match="cannot be masked"):
+        fake_pipeline(BlindSegmenter()).analyse(phantom.radiograph, maskings=[MaskingMode.TIGHT])
+
+
+def test_without_checkpoints_no_finding_is_shown_and_it_is_said(
+    tmp_path: Path, phantom: Phantom
+) -> None:
+    empty = Pipeline.from_checkpoints(tmp_path)
+    assert not empty.is_complete
+    analysis = empty.analyse(phantom.radiograph)
+    assert analysis.lungs is None
+    assert not analysis.readings
+    assert not analysis.checkpoints
+    assert sum("no finding is shown" in warning for warning in analysis.warnings) == 3
+    assert any("No lung segmenter is installed" in warning for warning in analysis.warnings)
+
+
+def test_asking_for_no_masking_is_a_mistake(pipeline: Pipeline, phantom: Phantom) -> None:
+    with pytest.raises(ValueError, match="at least one masking"):
+        pipeline.analyse(phantom.radiograph, maskings=[])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_method_changes_the_maps_and_nothing_else(
+    pipeline: Pipeline, phantom: Phantom, method: str
+) -> None:
+    plain = pipeline.analyse(phantom.radiograph).readings[MaskingMode.NONE]
+    other = pipeline.analyse(phantom.radiograph, method=method).readings[MaskingMode.NONE]
+    np.testing.assert_array_equal(plain.findings.logits, other.findings.logits)
+    assert {heat.method for heat in other.saliency} == {method}
+
+
+def test_threads_give_what_one_after_the_other_gives(pipeline: Pipeline) -> None:
+    images = [noise_radiograph(seed=seed) for seed in range(4)]
+    methods = ["Grad-CAM", "Grad-CAM++", "Grad-CAM", "HiResCAM"]
+    alone = [numbers(pipeline.analyse(i, method=m)) for i, m in zip(images, methods, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(pipeline.analyse, i, method=m)
+            for i, m in zip(images * 3, methods * 3, strict=True)
+        ]
+        together = [numbers(job.result()) for job in jobs]
+    assert together == alone * 3
+
+
+def test_stock_medsam_is_shown_each_lungs_box(phantom: Phantom) -> None:
+    seen = []
+
+    class Stock(EllipseSegmenter):
+        def find_lungs(self, embedding, *, boxes=None):  # type: ignore[no-untyped-def]
+            seen.append(boxes)
+            return super().find_lungs(embedding)
+
+    stock = Stock(replace(LUNGS_SPEC, name="medsam", prompt="lung-boxes"))
+    both = Pipeline(stock, {}, coarse=EllipseSegmenter())
+    analysis = both.analyse(phantom.radiograph)
+    height, width = phantom.radiograph.hw
+    right, left = seen[0].values()
+    # The ellipses: centres at 0.3 and 0.7 of the width, half axes 0.14 and 0.3, grown by 3 %.
+    assert right == pytest.approx(
+        (0.152 * width, 0.182 * height, 0.448 * width, 0.818 * height), abs=2
+    )
+    assert left[0] == pytest.approx(0.552 * width, abs=2)
+    assert [use.role for use in analysis.checkpoints] == ["lung boxes", "lungs"]
+
+
+def test_stock_medsam_without_a_source_of_boxes_is_refused() -> None:
+    stock = tiny_segmenter(replace(LUNGS_SPEC, prompt="lung-boxes"))
+    with pytest.raises(CheckpointError, match="know no lungs by themselves"):
+        Pipeline(stock, {})
+
+
+def test_a_missing_medsam_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no MedSAM file medsam_vit_b\.pth"):
+        Pipeline.from_checkpoints(tmp_path, medsam=tmp_path / "medsam_vit_b.pth")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete checkpoint folder of tiny networks."""
+    monkeypatch.setattr(
+        segmenter_room,
+        "ARCHITECTURES",
+        {"sam-tiny-64": lambda: segmenter_room.SamNetwork(TinyEncoder(), input_size=64, stride=8)},
+    )
+    monkeypatch.setattr(classifier_room, "ARCHITECTURES", {"resnet-tiny": tiny_resnet})
+    specs = [LUNGS_SPEC, *(findings_spec(mode) for mode in MaskingMode)]
+    networks = [tiny_segmenter()._network, *(tiny_classifier(mode).network for mode in MaskingMode)]
+    listed = []
+    for spec, network in zip(specs, networks, strict=True):
+        save_file(network.state_dict(), tmp_path / spec.file)
+        listed.append(replace(spec, sha256=file_sha256(tmp_path / spec.file)))
+    CheckpointStore(tmp_path, tuple(listed)).save()
+    return tmp_path
+
+
+def test_loaded_checkpoints_give_what_the_networks_gave(folder: Path) -> None:
+    loaded = Pipeline.from_checkpoints(folder)
+    assert loaded.is_complete
+    by_hand = Pipeline(tiny_segmenter(), {mode: tiny_classifier(mode) for mode in MaskingMode})
+    image = noise_radiograph()
+    ours = loaded.analyse(image, maskings=[MaskingMode.NONE]).readings[MaskingMode.NONE]
+    theirs = by_hand.analyse(image, maskings=[MaskingMode.NONE]).readings[MaskingMode.NONE]
+    np.testing.assert_array_equal(ours.findings.logits, theirs.findings.logits)
+
+
+def test_an_unknown_architecture_is_refused(folder: Path) -> None:
+    store = CheckpointStore.open(folder)
+    changed = replace(store.specs[0], architecture="unet")
+    replace(store, specs=(changed, *store.specs[1:])).save()
+    with pytest.raises(CheckpointError, match="names the architecture 'unet'"):
+        Pipeline.from_checkpoints(folder)
+
+
+def test_cam_in_lung_is_the_share_of_heat_inside() -> None:
+    placement = Placement.letterbox((100, 50), (64, 64))
+    lungs = np.zeros((100, 50), bool)
+    lungs[:50] = True
+    even = SaliencyMap("Mass", "Grad-CAM", np.ones((8, 8), np.float32), placement)
+    assert cam_in_lung(even, lungs) == pytest.approx(0.5)
+    top = np.zeros((8, 8), np.float32)
+    top[0] = 1.0
+    assert cam_in_lung(replace(even, grid=top), lungs) == 1.0
+    assert np.isnan(cam_in_lung(replace(even, grid=np.zeros((8, 8), np.float32)), lungs))
+    assert np.isnan(cam_in_lung(even, None))
+
+
+def test_bf16_stays_near_fp32(phantom: Phantom) -> None:
+    classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
+    plain = Pipeline(EllipseSegmenter(), classifiers).analyse(phantom.radiograph)
+    half = Pipeline(EllipseSegmenter(), classifiers, precision="bf16").analyse(phantom.radiograph)
+    for mode in MaskingMode:
+        a, b = plain.readings[mode].findings.logits, half.readings[mode].findings.logits
+        assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+        assert not np.array_equal(a, b)
+
+
+def test_weights_are_frozen() -> None:
+    segmenter = tiny_segmenter()
+    assert not any(p.requires_grad for p in segmenter._network.parameters())
+    assert not segmenter._network.training
+    assert torch.is_grad_enabled()

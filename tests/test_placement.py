@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cxrdemo.placement import Placement
+
+SIZES = [(300, 200), (200, 300), (64, 64), (1000, 777), (90, 1024)]
+
+
+@pytest.mark.parametrize("source", SIZES)
+@pytest.mark.parametrize("kind", ["letterbox", "stretch"])
+def test_points_and_boxes_round_trip(source: tuple[int, int], kind: str) -> None:
+    placement = Placement.make(kind, source, (224, 224))
+    height, width = source
+    box = np.array([[0, 0, width, height], [width / 4, height / 3, width / 2, height]], np.float32)
+    np.testing.assert_allclose(placement.undo_boxes(placement.boxes(box)), box, atol=1e-3)
+
+
+@pytest.mark.parametrize("source", SIZES)
+def test_the_whole_images_box_is_the_content(source: tuple[int, int]) -> None:
+    placement = Placement.letterbox(source, (224, 224))
+    x0, y0, x1, y1 = placement.boxes(np.array([[0, 0, source[1], source[0]]], np.float32))[0]
+    canvas = placement.image(np.ones(source, np.float32), fill=0.0)
+    assert canvas[int(y0) : int(y1), int(x0) : int(x1)].min() == pytest.approx(1.0)
+    assert canvas.sum() == pytest.approx((x1 - x0) * (y1 - y0))
+
+
+@pytest.mark.parametrize("source", SIZES)
+@pytest.mark.parametrize("kind", ["letterbox", "stretch"])
+def test_a_mask_survives_there_and_back_within_a_canvas_pixel(
+    source: tuple[int, int], kind: str
+) -> None:
+    height, width = source
+    y, x = np.mgrid[:height, :width]
+    mask = ((x - width / 2) / (0.3 * width)) ** 2 + ((y - height / 2) / (0.4 * height)) ** 2 < 1
+    placement = Placement.make(kind, source, (224, 224))
+    back = placement.undo_map(placement.mask(mask).astype(np.float32)) >= 0.5
+    wrong = np.argwhere(back != mask)
+    # Every wrong pixel lies within one canvas pixel of the ellipse's edge.
+    step = max(height / placement.content_hw[0], width / placement.content_hw[1], 1.0)
+    edge = np.argwhere(mask ^ np.roll(mask, 1, 0) | (mask ^ np.roll(mask, 1, 1)))
+    for row, column in wrong[:: max(1, len(wrong) // 200)]:
+        assert np.hypot(*(edge - (row, column)).T).min() <= 1.5 * step
+
+
+def test_the_aspect_ratio_is_kept_by_letterbox_alone() -> None:
+    assert Placement.letterbox((100, 200), (64, 64)).content_hw == (32, 64)
+    assert Placement.stretch((100, 200), (64, 64)).content_hw == (64, 64)
+
+
+def test_bars_have_the_fill() -> None:
+    canvas = Placement.letterbox((100, 200), (64, 64)).image(
+        np.ones((100, 200), np.float32), fill=0.25
+    )
+    assert (canvas[:16] == 0.25).all()
+    assert (canvas[48:] == 0.25).all()
+    np.testing.assert_allclose(canvas[16:48], 1.0, rtol=1e-6)
+
+
+def test_undo_map_is_bilinear_between_cell_centres() -> None:
+    cells = np.array([[0.0, 1.0]], np.float32).repeat(2, 0)
+    row = Placement.stretch((64, 100), (224, 224)).undo_map(cells)[32]
+    expected = np.clip((np.arange(100) + 0.5) / 100 * 2 - 0.5, 0, 1)
+    np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_enlarging_by_cubic_interpolation_agrees_with_torch() -> None:
+    image = np.random.default_rng(0).random((100, 80), np.float32)
+    ours = Placement.stretch((100, 80), (256, 256)).image(image, fill=0, interpolation="cubic")
+    theirs = F.interpolate(torch.from_numpy(image)[None, None], (256, 256), mode="bicubic")
+    np.testing.assert_allclose(ours, theirs[0, 0].numpy(), atol=1e-5)
+
+
+def test_shrinking_by_cubic_interpolation_does_not_alias() -> None:
+    stripes = (np.arange(512) % 2).astype(np.float32)[None].repeat(512, 0)
+    small = Placement.stretch((512, 512), (100, 100)).image(stripes, fill=0, interpolation="cubic")
+    assert np.abs(small - 0.5).max() < 0.06
+
+
+def test_the_wrong_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected an array"):
+        Placement.letterbox((10, 10), (5, 5)).image(np.zeros((10, 11), np.float32), fill=0)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="letterbox"):
+        Placement.make("crop", (10, 10), (5, 5))  # type: ignore[arg-type]
+
+
+def test_the_input_is_not_changed_nor_aliased() -> None:
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    before = image.copy()
+    placed = Placement.stretch((64, 64), (64, 64)).image(image, fill=0)
+    placed[:] = 0
+    np.testing.assert_array_equal(image, before)

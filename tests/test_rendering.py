@@ -1,0 +1,211 @@
+import io
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from fakes import BlindSegmenter, fake_pipeline, noise_radiograph
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from cxrdemo.masking import apply_mask
+from cxrdemo.placement import Placement
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.rendering import (
+    HEAT_COLOURS,
+    SIDE_COLOURS,
+    encode_png,
+    figure,
+    for_display,
+    grey,
+    heat_overlay,
+    mask_overlay,
+    masked_view,
+    verdict,
+)
+from cxrdemo.results import Analysis, MaskingMode, SaliencyMap, Side
+
+HW = (160, 144)
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    return fake_pipeline().analyse(noise_radiograph(hw=HW))
+
+
+def heat_map(grid: np.ndarray, hw: tuple[int, int] = HW) -> SaliencyMap:
+    return SaliencyMap("Mass", "Grad-CAM", grid.astype(np.float32), Placement.stretch(hw, (64, 64)))
+
+
+def test_grey_keeps_every_level() -> None:
+    ramp = np.tile(np.arange(256, dtype=np.float32) / 255, (64, 1))
+    shown = grey(Radiograph(ramp))
+    assert shown.dtype == np.uint8
+    for channel in range(3):
+        np.testing.assert_array_equal(shown[0, :, channel], np.arange(256))
+
+
+def test_no_heat_leaves_the_image_bit_identical() -> None:
+    radiograph = noise_radiograph(hw=HW)
+    cold = heat_map(np.zeros((7, 7)))
+    np.testing.assert_array_equal(heat_overlay(radiograph, cold, peak=1.0), grey(radiograph))
+    hot = heat_map(np.ones((7, 7)))
+    for drawn in (
+        heat_overlay(radiograph, hot, peak=0.0),
+        heat_overlay(radiograph, hot, peak=1.0, opacity=0.0),
+    ):
+        np.testing.assert_array_equal(drawn, grey(radiograph))
+
+
+def test_heat_changes_only_the_pixels_it_reaches() -> None:
+    radiograph = noise_radiograph(hw=HW)
+    grid = np.zeros((8, 8))
+    grid[:, :2] = 1
+    drawn, plain = heat_overlay(radiograph, heat_map(grid), peak=1.0), grey(radiograph)
+    np.testing.assert_array_equal(drawn[:, HW[1] // 2 :], plain[:, HW[1] // 2 :])
+    assert (drawn[:, : HW[1] // 8] != plain[:, : HW[1] // 8]).any(axis=2).mean() > 0.99
+
+
+def test_full_opacity_at_the_peak_is_the_end_of_the_colour_map() -> None:
+    drawn = heat_overlay(noise_radiograph(hw=HW), heat_map(np.ones((7, 7))), peak=1.0, opacity=1.0)
+    np.testing.assert_array_equal(drawn, np.broadcast_to(HEAT_COLOURS[-1], drawn.shape))
+    brightness = HEAT_COLOURS @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(brightness) > -1).all(), "hotter must never look darker"
+
+
+def test_a_map_half_as_hot_is_drawn_visibly_fainter() -> None:
+    black = Radiograph(np.zeros(HW, np.float32))
+    means = [
+        heat_overlay(black, heat_map(np.full((7, 7), heat)), peak=1.0).mean()
+        for heat in (0.02, 0.5, 1.0)
+    ]
+    assert means[0] < 1
+    assert means[1] < 0.6 * means[2]
+
+
+def test_outline_leaves_the_rest_of_the_image_alone(analysis: Analysis) -> None:
+    assert analysis.lungs is not None
+    drawn = mask_overlay(analysis.radiograph, analysis.lungs)
+    edge = cv2.morphologyEx(
+        analysis.lungs.inside.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)
+    )
+    away = edge == 0
+    np.testing.assert_array_equal(drawn[away], grey(analysis.radiograph)[away])
+
+
+def test_each_side_has_its_colour_and_the_patients_right_is_on_the_left(analysis: Analysis) -> None:
+    assert analysis.lungs is not None
+    drawn = mask_overlay(Radiograph(np.zeros(HW, np.float32)), analysis.lungs)
+    middle = HW[1] // 2
+    for half, side in ((drawn[:, :middle], Side.RIGHT), (drawn[:, middle:], Side.LEFT)):
+        line = half[half.max(axis=2) > 128].mean(axis=0)
+        expected = np.array(SIDE_COLOURS[side])
+        # A thin line is drawn with soft edges, so only its hue is exact.
+        np.testing.assert_allclose(line / line.max(), expected / expected.max(), atol=0.05)
+
+
+def test_outline_grows_with_the_image() -> None:
+    def outlined_pixels(side: int) -> int:
+        analysis = fake_pipeline().analyse(noise_radiograph(hw=(side, side)))
+        assert analysis.lungs is not None
+        drawn = mask_overlay(analysis.radiograph, analysis.lungs)
+        return int((drawn != grey(analysis.radiograph)).any(axis=2).sum())
+
+    # Length and width both grow fourfold.
+    assert outlined_pixels(1600) > 8 * outlined_pixels(400)
+
+
+@pytest.mark.parametrize("mode", MaskingMode)
+def test_masked_view_is_exactly_what_the_classifier_was_given(
+    analysis: Analysis, mode: MaskingMode
+) -> None:
+    reading = analysis.readings[mode]
+    given = apply_mask(analysis.radiograph.pixels, reading.kept, fill=0.0)
+    shown = masked_view(analysis.radiograph, reading)
+    np.testing.assert_array_equal(shown[..., 1], np.rint(given * 255).astype(np.uint8))
+    assert shown[~reading.kept].max(initial=0) == 0
+
+
+def test_for_display_shrinks_all_grids_alike(analysis: Analysis) -> None:
+    large = replace(analysis, radiograph=replace(analysis.radiograph, spacing_mm=(0.2, 0.2)))
+    shown = for_display(large, longest_px=80)
+    assert shown.radiograph.hw == (80, 72)
+    assert shown.radiograph.spacing_mm == pytest.approx((0.4, 0.4))
+    assert shown.lungs is not None
+    assert shown.lungs.sides.shape == (80, 72)
+    for mode, reading in shown.readings.items():
+        assert reading.kept.shape == (80, 72)
+        assert reading.findings is analysis.readings[mode].findings
+        for small, original in zip(reading.saliency, analysis.readings[mode].saliency, strict=True):
+            # The same map, sampled at every other point.
+            assert small.heat.shape == (80, 72)
+            pooled = original.heat.reshape(80, 2, 72, 2).mean(axis=(1, 3))
+            np.testing.assert_allclose(small.heat, pooled, atol=0.02 * original.peak)
+    assert shown.peak == analysis.peak
+
+
+def test_for_display_enlarges_nothing(analysis: Analysis) -> None:
+    assert for_display(analysis, longest_px=max(HW)) is analysis
+
+
+def test_for_display_of_a_strip_stays_a_radiograph() -> None:
+    strip = fake_pipeline().analyse(noise_radiograph(hw=(64, 900)))
+    assert for_display(strip, longest_px=300).radiograph.hw == (64, 300)
+
+
+def test_verdict_reaches_above_at_the_threshold(analysis: Analysis) -> None:
+    findings = replace(
+        analysis.readings[MaskingMode.NONE].findings,
+        probabilities=np.array([0.31, 0.42, 0.9, 0.0, 1.0], np.float32),
+        thresholds=np.full(5, 0.42, np.float32),
+    )
+    assert verdict(findings, 0) == "0.31 (below 0.42)"
+    assert verdict(findings, 1) == "0.42 (above 0.42)"
+
+
+def test_png_keeps_colour_and_grey() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    decoded = cv2.imdecode(np.frombuffer(encode_png(rgb), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decoded[..., ::-1], rgb)
+    decoded = cv2.imdecode(np.frombuffer(encode_png(rgb[..., 0]), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded, rgb[..., 0])
+
+
+def no_lungs() -> Analysis:
+    return fake_pipeline(BlindSegmenter()).analyse(noise_radiograph(hw=HW))
+
+
+def no_readings() -> Analysis:
+    whole = fake_pipeline().analyse(noise_radiograph(hw=HW))
+    return replace(whole, readings={}, lungs=None, checkpoints=(), warnings=("Costs $5, not $6",))
+
+
+@pytest.mark.parametrize(
+    ("make", "axes", "words"),
+    [
+        (lambda: fake_pipeline().analyse(noise_radiograph(hw=HW)), 19, "findings-tiny-64-tight.v0"),
+        (no_lungs, 7, "There is no lung mask."),
+        (no_readings, 1, "Costs $5, not $6"),
+    ],
+)
+def test_figure_draws_and_says_what_it_shows(make, axes: int, words: str) -> None:
+    page = figure(make())
+    canvas = FigureCanvasAgg(page)
+    canvas.draw()
+    canvas.print_png(io.BytesIO())
+    assert len(page.axes) == axes
+    text = " ".join(
+        [page.get_supxlabel(), page.get_suptitle(), *(a.get_title() for a in page.axes)]
+    )
+    assert words in text
+    assert "not a medical device" in text
+    if axes > 1:
+        assert "one scale shared by all" in page.axes[-1].get_ylabel()
+    else:
+        assert "no finding is shown" in text
+
+
+def test_figure_is_unknown_to_pyplot(analysis: Analysis) -> None:
+    from matplotlib import _pylab_helpers
+
+    figure(analysis)
+    assert not _pylab_helpers.Gcf.figs

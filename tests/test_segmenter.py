@@ -1,0 +1,203 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import LUNGS_SPEC, noise_radiograph, tiny_segmenter
+from torch.nn import functional as F
+
+from cxrdemo.checkpoints import CheckpointSpec, load_strictly, read_weights
+from cxrdemo.errors import PromptError
+from cxrdemo.inputs import MEDSAM_INPUT
+from cxrdemo.phantom import Phantom
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import Side
+from cxrdemo.segmenter import (
+    Embedding,
+    LungSegmenter,
+    Prompts,
+    SamNetwork,
+    build_tinyvit_5m,
+    build_vit_b,
+)
+
+MEDSAM_SPEC = CheckpointSpec(
+    name="medsam",
+    task="lungs",
+    architecture="sam-vit-b-1024",
+    file="medsam_vit_b.pth",
+    sha256="0" * 64,
+    inputs=MEDSAM_INPUT,
+    prompt="lung-boxes",
+)
+
+
+@pytest.fixture(scope="module")
+def vit_b() -> SamNetwork:
+    torch.manual_seed(0)
+    network = build_vit_b()
+    # As initialised, the positional terms are zero and would hide a mistake.
+    for name, parameter in network.named_parameters():
+        if "pos" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network.eval()
+
+
+def test_vit_b_has_the_keys_and_shapes_of_the_published_file(vit_b: SamNetwork) -> None:
+    from segment_anything import sam_model_registry
+
+    published = sam_model_registry["vit_b"]().state_dict()
+    ours = vit_b.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in published.items()}
+
+
+def test_a_pth_of_that_layout_loads(vit_b: SamNetwork, tmp_path: Path) -> None:
+    torch.save(vit_b.state_dict(), tmp_path / "medsam_vit_b.pth")
+    other = build_vit_b()
+    load_strictly(other, read_weights(tmp_path / "medsam_vit_b.pth"), "medsam")
+    key = "image_encoder.blocks.11.mlp.lin2.weight"
+    assert torch.equal(other.state_dict()[key], vit_b.state_dict()[key])
+
+
+def test_medsam_path_agrees_with_a_restatement_of_the_published_inference(
+    vit_b: SamNetwork, phantom: Phantom
+) -> None:
+    """MedSAM_Inference.py, restated with torch alone: nothing of ours but the weights."""
+    pixels = phantom.radiograph.pixels
+    height, width = pixels.shape
+    box = (40.0, 50.0, 130.0, 260.0)
+    with torch.inference_mode():
+        image = torch.from_numpy(pixels.copy())[None, None].repeat(1, 3, 1, 1)
+        image = F.interpolate(image, (1024, 1024), mode="bicubic", align_corners=False)
+        image = (image - image.min()) / (image.max() - image.min())
+        embedding = vit_b.image_encoder(image)
+        scaled = torch.tensor([box]) / torch.tensor([width, height, width, height]) * 1024
+        sparse, dense = vit_b.prompt_encoder(points=None, boxes=scaled[:, None, :], masks=None)
+        low, _ = vit_b.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=vit_b.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        high = F.interpolate(low, (height, width), mode="bilinear", align_corners=False)
+        expected = (torch.sigmoid(high) > 0.5)[0, 0].numpy()
+
+    segmenter = LungSegmenter(MEDSAM_SPEC, vit_b)
+    ours = segmenter.embed(phantom.radiograph)
+    torch.testing.assert_close(ours.features, embedding, atol=1e-4, rtol=0)
+    lungs = segmenter.segment(ours, Prompts(box=box))
+    found = ours.placement.undo_map(lungs.logits) > 0
+    assert 0.02 < expected.mean() < 0.98, "a trivial mask would prove nothing"
+    dice = 2 * (found & expected).sum() / (found.sum() + expected.sum())
+    assert dice >= 0.999
+
+
+def test_tinyvit_embeds_512_px_as_64_by_64() -> None:
+    network = build_tinyvit_5m().eval()
+    with torch.inference_mode():
+        assert network.image_encoder(torch.zeros(1, 3, 512, 512)).shape == (1, 256, 64, 64)
+
+
+def test_tinyvit_weights_fit_any_input_size() -> None:
+    load_strictly(build_tinyvit_5m(256), build_tinyvit_5m(512).state_dict(), "test")
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> LungSegmenter:
+    return tiny_segmenter()
+
+
+@pytest.fixture(scope="module")
+def embedding(segmenter: LungSegmenter) -> Embedding:
+    return segmenter.embed(noise_radiograph())
+
+
+def test_an_embedding_answers_any_number_of_prompts_alike(
+    segmenter: LungSegmenter, embedding: Embedding
+) -> None:
+    before = embedding.features.clone()
+    first = segmenter.segment(embedding, Prompts(box=(10, 10, 100, 120)))
+    segmenter.segment(embedding, Prompts(points=((50.0, 60.0),), adds=(True,)))
+    again = segmenter.segment(embedding, Prompts(box=(10, 10, 100, 120)))
+    np.testing.assert_array_equal(first.logits, again.logits)
+    assert torch.equal(embedding.features, before)
+
+
+def test_each_kind_of_prompt_matters(segmenter: LungSegmenter, embedding: Embedding) -> None:
+    box = Prompts(box=(10, 10, 100, 120))
+    plain = segmenter.segment(embedding, box).logits
+    variants = [
+        replace(box, box=(20, 10, 100, 120)),
+        replace(box, points=((50.0, 60.0),), adds=(True,)),
+        replace(box, points=((50.0, 60.0),), adds=(False,)),
+        replace(box, logits=plain),
+    ]
+    answers = [segmenter.segment(embedding, prompt).logits for prompt in variants]
+    for answer in answers:
+        assert np.abs(answer - plain).max() > 1e-4
+    assert np.abs(answers[1] - answers[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        Prompts(),
+        Prompts(box=(10, 10, 10, 50)),
+        Prompts(box=(-1, 10, 20, 50)),
+        Prompts(box=(0, 0, 145, 160)),
+        Prompts(points=((150.0, 10.0),), adds=(True,)),
+    ],
+)
+def test_a_senseless_prompt_is_refused(
+    segmenter: LungSegmenter, embedding: Embedding, prompts: Prompts
+) -> None:
+    with pytest.raises(PromptError):
+        segmenter.segment(embedding, prompts)
+
+
+def test_points_and_signs_must_match() -> None:
+    with pytest.raises(ValueError, match="one length"):
+        Prompts(points=((1.0, 1.0),))
+
+
+def test_automatic_mode_is_the_whole_images_box(
+    segmenter: LungSegmenter, embedding: Embedding
+) -> None:
+    automatic = segmenter.find_lungs(embedding)
+    by_hand = segmenter.segment(embedding, Prompts(box=(0, 0, 144, 160)))
+    np.testing.assert_array_equal(automatic.logits, by_hand.logits)
+
+
+def test_weights_that_know_no_lungs_ask_for_boxes() -> None:
+    stock = tiny_segmenter(replace(LUNGS_SPEC, prompt="lung-boxes"))
+    with pytest.raises(PromptError, match="need a box for each lung"):
+        stock.find_lungs(stock.embed(noise_radiograph()))
+
+
+def test_each_box_gives_its_own_side() -> None:
+    stock = tiny_segmenter(replace(LUNGS_SPEC, prompt="lung-boxes"))
+    embedding = stock.embed(noise_radiograph())
+    boxes = {Side.RIGHT: (5.0, 5.0, 70.0, 150.0), Side.LEFT: (75.0, 5.0, 140.0, 150.0)}
+    lungs = stock.find_lungs(embedding, boxes=boxes)
+    alone = {
+        side: embedding.placement.undo_map(stock.segment(embedding, Prompts(box=box)).logits)
+        for side, box in boxes.items()
+    }
+    expected = np.where(alone[Side.LEFT] > alone[Side.RIGHT], Side.LEFT, Side.RIGHT)
+    expected[np.maximum(*alone.values()) <= 0] = 0
+    assert (lungs.sides == expected).mean() > 0.999
+
+
+def test_the_radiograph_is_not_changed(segmenter: LungSegmenter) -> None:
+    radiograph = noise_radiograph()
+    before = radiograph.pixels.copy()
+    segmenter.find_lungs(segmenter.embed(radiograph))
+    np.testing.assert_array_equal(radiograph.pixels, before)
+
+
+@pytest.mark.parametrize("hw", [(100, 400), (400, 100), (64, 64)])
+def test_masks_have_the_images_own_size(segmenter: LungSegmenter, hw: tuple[int, int]) -> None:
+    radiograph = Radiograph(np.random.default_rng(0).random(hw, np.float32))
+    assert segmenter.find_lungs(segmenter.embed(radiograph)).sides.shape == hw
