@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from cxrdemo.results import MaskQuality, Side
 
-SPECK_FRACTION: Final = 0.001
-"""Parts smaller than this share of the image are noise."""
+MIN_LUNG_PX_FRACTION: Final = 0.001
+"""Where no part reaches this share of the image there is no lung."""
+
+SPECK_OF_LARGEST: Final = 0.10
+"""Parts smaller than this share of the largest are noise."""
 
 MERGED_ASPECT: Final = 0.95
 """A part wider than this times its height holds both lungs; one lung alone is taller than wide."""
@@ -27,8 +30,9 @@ MIN_PREDICTED_IOU: Final = 0.80
 def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
     """Cleans a raw mask and tells the patient's right lung from the left.
 
-    Specks are dropped and holes are filled. Whole parts go to one side; one part that is as wide
-    as two lungs is cut at the narrowest column of the middle half of its box.
+    The two largest parts stay and their holes are filled. A whole part goes to one side; one part
+    that is as wide as two lungs is cut at the narrowest column of the middle half of its box, and
+    then stands for both.
 
     Args:
         mask: bool (H, W), both lungs, as thresholded.
@@ -37,26 +41,27 @@ def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
         uint8 (H, W) with `Side` values, and the number of parts, specks not counted.
     """
     sides = np.zeros(mask.shape, np.uint8)
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    is_lung = stats[:, cv2.CC_STAT_AREA] >= SPECK_FRACTION * mask.size
-    is_lung[0] = False  # the background
-    if not is_lung.any():
+    _, parts, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0  # the background
+    if areas.max() < MIN_LUNG_PX_FRACTION * mask.size:
         return sides, 0
-    lungs = fill_holes(is_lung[parts])
-    count, parts, stats, centres = cv2.connectedComponentsWithStats(lungs.astype(np.uint8))
-    by_size = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])
+    found = int((areas >= SPECK_OF_LARGEST * areas.max()).sum())
+    by_size = np.argsort(-areas)[: min(found, 2)]
     left, _, width, height, _ = stats[by_size[0]]
     if width > MERGED_ASPECT * height:
+        lungs = fill_holes(parts == by_size[0])
         middle = slice(left + width // 4, left + width - width // 4)
         cut = middle.start + int(np.argmin(lungs[:, middle].sum(axis=0)))
         sides[:, :cut][lungs[:, :cut]] = Side.RIGHT
         sides[:, cut:][lungs[:, cut:]] = Side.LEFT
-        return sides, count - 1
+        return sides, found
     # A lone lung is judged by the image's midline, for want of a better one.
-    midline = centres[by_size[:2], 0].mean() if count > 2 else mask.shape[1] / 2
+    midline = centres[by_size, 0].mean() if len(by_size) == 2 else mask.shape[1] / 2
     for part in by_size:
-        sides[parts == part] = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
-    return sides, count - 1
+        side = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
+        sides[fill_holes(parts == part)] = side
+    return sides, found
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -100,7 +105,7 @@ def assess(sides: NDArray[np.uint8], *, components: int, predicted_iou: float) -
         if asymmetry > MAX_ASYMMETRY:
             reasons.append("One lung is much larger than the other.")
         if components > 2:
-            reasons.append(f"The mask fell into {components} parts.")
+            reasons.append(f"The mask fell into {components} parts; the two largest were kept.")
         if clipped:
             reasons.append(f"The lungs touch the frame ({', '.join(clipped)}).")
         if predicted_iou < MIN_PREDICTED_IOU:

@@ -18,12 +18,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from cxrdemo.radiograph import Radiograph, Source
+from cxrdemo.results import Side
 
 FIELD_MM: Final = 400.0
 """Side of the square field that always fits in the image; an adult PA cassette is 35 x 43 cm."""
-
-PATIENT_RIGHT: Final = 1
-PATIENT_LEFT: Final = 2
 
 STEP: Final = "Synthetic phantom: drawn by a program, not an image of a person"
 
@@ -44,7 +42,7 @@ class Phantom:
 
     Attributes:
         radiograph: The picture, PA, with its pixel spacing.
-        lungs: uint8 (H, W): 0 outside, 1 the patient's right lung (image left), 2 the left. Each is
+        lungs: uint8 (H, W): 0 outside, `Side.RIGHT`, `Side.LEFT`, as in `LungMask.sides`. Each is
             one connected part, bounded by mediastinum, heart, chest wall and diaphragm, as in the
             public mask sets. Nodules and masses stay inside it. Fluid of an effusion is outside:
             the mask ends at the meniscus, where the visible lung ends.
@@ -96,7 +94,7 @@ def make_phantom(
         water_cm += _plant_blob(frame, spaces, mass_rng, side=-nodule_side, range_mm=_MASS_MM)
 
     pixels = _expose(frame, anatomy, water_cm, texture_rng)
-    lungs = np.where(spaces.right, PATIENT_RIGHT, 0) + np.where(spaces.left, PATIENT_LEFT, 0)
+    lungs = np.where(spaces.right, Side.RIGHT, 0) + np.where(spaces.left, Side.LEFT, 0)
     planted = {"Nodule": nodule, "Mass": mass, "Effusion": effusion}
     return Phantom(
         radiograph=Radiograph(

@@ -45,7 +45,7 @@ class MaskQuality:
         area_fraction: Both lungs over the image, 0..1.
         right_fraction: Patient's right lung over the image, 0..1.
         left_fraction: Patient's left lung over the image, 0..1.
-        components: Connected parts before cleaning, specks below 0.1 % of the image not counted.
+        components: Connected parts, specks below a tenth of the largest not counted.
         clipped_edges: Frame edges that a lung touches: "top", "bottom", "left", "right".
         asymmetry: |right - left| / (right + left) of the areas; 0 equal, 1 one lung only.
         reasons: Why a person should look twice; empty if nothing is unusual.

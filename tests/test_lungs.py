@@ -7,7 +7,6 @@ from cxrdemo.lungs import assess, fill_holes, split_sides
 from cxrdemo.phantom import Phantom
 from cxrdemo.results import Side
 
-
 ROWS, COLUMNS = np.mgrid[:200, :200]
 
 
@@ -32,6 +31,19 @@ def test_specks_go_and_holes_are_filled() -> None:
     sides, parts = split_sides(mask)
     assert parts == 2
     np.testing.assert_array_equal(sides > 0, clean)
+
+
+def test_a_third_part_goes_and_is_counted() -> None:
+    mask = two_lungs()
+    clean = mask.copy()
+    mask[:28, 180:] = True  # dark air in a corner
+    sides, parts = split_sides(mask)
+    assert parts == 2
+    mask[:60, 175:] = True
+    sides, parts = split_sides(mask)
+    assert parts == 3
+    np.testing.assert_array_equal(sides > 0, clean)
+    assert "two largest" in " ".join(judge(mask))
 
 
 def test_lungs_that_hang_together_are_cut_at_the_narrowest_column() -> None:

@@ -10,8 +10,9 @@ from pydicom.pixels import apply_voi_lut
 
 from cxrdemo.examples import EXAMPLES, draw_example, write_examples
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
-from cxrdemo.phantom import FIELD_MM, PATIENT_LEFT, PATIENT_RIGHT, Phantom, make_phantom
+from cxrdemo.phantom import FIELD_MM, Phantom, make_phantom
 from cxrdemo.reading import read_radiograph
+from cxrdemo.results import Side
 
 SEEDS = range(6)
 SIZE = 384
@@ -62,16 +63,16 @@ def test_lungs_are_two_plausible_parts(seed: int, findings: tuple[str, ...]) -> 
 def check_lungs(lungs: np.ndarray) -> None:
     """One connected part on each side, of similar size, clear of the frame."""
     assert lungs.dtype == np.uint8
-    assert set(np.unique(lungs)) == {0, PATIENT_RIGHT, PATIENT_LEFT}
-    parts = {side: lungs == side for side in (PATIENT_RIGHT, PATIENT_LEFT)}
+    assert set(np.unique(lungs)) == {0, Side.RIGHT, Side.LEFT}
+    parts = {side: lungs == side for side in (Side.RIGHT, Side.LEFT)}
     for part in parts.values():
         assert cv2.connectedComponents(part.astype(np.uint8))[0] == 2
-    assert np.nonzero(parts[PATIENT_RIGHT])[1].max() < np.nonzero(parts[PATIENT_LEFT])[1].min()
+    assert np.nonzero(parts[Side.RIGHT])[1].max() < np.nonzero(parts[Side.LEFT])[1].min()
     centre = lungs.shape[1] / 2
-    assert np.nonzero(parts[PATIENT_RIGHT])[1].mean() < centre
-    assert np.nonzero(parts[PATIENT_LEFT])[1].mean() > centre
+    assert np.nonzero(parts[Side.RIGHT])[1].mean() < centre
+    assert np.nonzero(parts[Side.LEFT])[1].mean() > centre
     # The heart lies in the left half, so the right lung is the larger.
-    assert 0.8 < parts[PATIENT_RIGHT].sum() / parts[PATIENT_LEFT].sum() < 1.5
+    assert 0.8 < parts[Side.RIGHT].sum() / parts[Side.LEFT].sum() < 1.5
     rim = np.ones(lungs.shape, bool)
     rim[1:-1, 1:-1] = False
     assert not lungs[rim].any()

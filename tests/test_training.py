@@ -46,7 +46,8 @@ SEGMENT = SegmentSettings(
 )  # fmt: skip
 CLASSIFY = ClassifySettings(
     data="d", extra=None, masks=None, out="o", masking="none", init=None, size=64, epochs=1,
-    images_per_epoch=4, extra_share=0.0, batch=4, lr=1e-3, weight_decay=0.0, seed=0, workers=0,
+    images_per_epoch=4, extra_share=0.0, batch=4, lr=1e-3, weight_decay=0.0, select="best",
+    seed=0, workers=0,
 )  # fmt: skip
 
 

@@ -14,10 +14,9 @@ from typing import Any, Final
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,6 +32,7 @@ from cxrdemo.results import MaskingMode
 from training.augment import Ranges, change_grey, draw, warp_image
 from training.data import FindingCase, read_finding_index, read_pixels
 from training.masks import read_sides
+from training.runs import checkpoint_callbacks, resume_from, save_network
 
 OUTPUTS: Final = (*FINDING_KEYS, *AUXILIARY_KEYS, "COVID")
 MARGIN_RANGE: Final = (0.02, 0.20)
@@ -62,6 +62,7 @@ class ClassifySettings:
     batch: int
     lr: float
     weight_decay: float
+    select: str
     seed: int
     workers: int
 
@@ -209,12 +210,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate")
     parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument(
+        "--select",
+        choices=("best", "last"),
+        default="best",
+        help="epoch to keep: best on validation, or last, for weights to go on from",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="data loading processes")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains, then writes `network.safetensors` (best epoch by validation) and `settings.json`."""
+    """Trains, then writes `network.safetensors` (see --select) and `settings.json`."""
     values: dict[str, Any] = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "command"
     }
@@ -251,33 +258,22 @@ def run(args: argparse.Namespace) -> None:
     network = network.to(memory_format=torch.channels_last)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
-    best = ModelCheckpoint(
-        args.out,
-        "best",
-        monitor="val_auroc",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    best, last = checkpoint_callbacks(args.out, "val_auroc")
     trainer = L.Trainer(
         max_epochs=settings.epochs,
         precision="bf16-mixed",
         gradient_clip_val=1.0,
-        callbacks=[best, EMAWeightAveraging(decay=0.99)],
+        callbacks=[best, last, EMAWeightAveraging(decay=0.99)],
         logger=CSVLogger(args.out, name="", version="", flush_logs_every_n_steps=1),
         log_every_n_steps=10,
         enable_progress_bar=False,
     )
-    last = args.out / "last.ckpt"
     trainer.fit(
         ClassifyTask(network, settings),
         train_loader,
         val_loader,
-        ckpt_path=last if last.exists() else None,
+        ckpt_path=resume_from(args.out),
     )
-    state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    save_file(
-        {k.removeprefix("network."): v.contiguous() for k, v in state.items()},
-        args.out / "network.safetensors",
-    )
-    print(f"best val_auroc {best.best_model_score:.4f} -> {args.out / 'network.safetensors'}")
+    chosen = best if settings.select == "best" else last
+    save_network(Path(chosen.best_model_path), args.out)
+    print(f"best val_auroc {best.best_model_score:.4f}, kept the {settings.select} epoch")

@@ -15,10 +15,8 @@ from typing import Any, Final
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -30,6 +28,7 @@ from cxrdemo.results import Side, bounding_box
 from cxrdemo.segmenter import SamNetwork, build_tinyvit_5m, build_vit_b
 from training.augment import Ranges, change_grey, draw, warp_image, warp_mask
 from training.data import LungCase, read_lung_index, read_mask, read_pixels
+from training.runs import checkpoint_callbacks, resume_from, save_network
 
 BOX_JITTER: Final = 20 / 1024
 """Largest shift of a lung box's edge, as a fraction of the canvas (MedSAM: 20 px at 1024)."""
@@ -313,28 +312,16 @@ def run(args: argparse.Namespace) -> None:
         )
         for name, part in splits.items()
     }
-    best = ModelCheckpoint(
-        args.out,
-        "best",
-        monitor="val_dice",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    best, last = checkpoint_callbacks(args.out, "val_dice")
     trainer = L.Trainer(
         max_epochs=settings.epochs,
         precision="bf16-mixed",
         gradient_clip_val=1.0,
-        callbacks=[best],
+        callbacks=[best, last],
         logger=CSVLogger(args.out, name="", version=""),
         log_every_n_steps=10,
     )
     task = SegmentTask(network, settings)
-    last = args.out / "last.ckpt"
-    trainer.fit(task, loaders["train"], loaders["val"], ckpt_path=last if last.exists() else None)
-    state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    save_file(
-        {k.removeprefix("network."): v.contiguous() for k, v in state.items()},
-        args.out / "network.safetensors",
-    )
+    trainer.fit(task, loaders["train"], loaders["val"], ckpt_path=resume_from(args.out))
+    save_network(Path(best.best_model_path), args.out)
     print(f"best val_dice {best.best_model_score:.4f} -> {args.out / 'network.safetensors'}")
