@@ -1,6 +1,7 @@
 """One step of each loop, and the way from a finished run to a checkpoint the app loads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode, Side
 from cxrdemo.segmenter import SamNetwork
+from training import evaluate, publish
 from training import masks as masks_command
-from training import publish
 from training.classify import (
     OUTPUTS,
     UNKNOWN,
@@ -49,6 +50,11 @@ CLASSIFY = ClassifySettings(
     images_per_epoch=4, extra_share=0.0, batch=4, lr=1e-3, weight_decay=0.0, select="best",
     seed=0, workers=0,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "RESAMPLES", 200)
 
 
 @pytest.fixture
@@ -273,7 +279,7 @@ def test_calibration_brings_probabilities_to_the_prevalence() -> None:
 
 def test_a_finding_ranked_worse_than_chance_is_not_published() -> None:
     data = scores()
-    backwards = Scores(-data.logits, data.labels, data.no_finding, data.patients, data.rsna_normal)
+    backwards = replace(data, logits=-data.logits)
     with pytest.raises(publish.DataError, match="worse than chance"):
         publish.calibrate(backwards)
 
@@ -309,8 +315,12 @@ def test_a_run_becomes_a_checkpoint_that_the_app_loads(
     reading = loaded.analyse(
         make_phantom(seed=0, hw=(128, 128)).radiograph, maskings=[MaskingMode.NONE]
     ).readings[MaskingMode.NONE]
-    half = {k: v.half().float() for k, v in network.state_dict().items() if v.is_floating_point()}
-    network.load_state_dict(half, strict=False)
     assert np.isfinite(reading.findings.logits).all()
-    assert main(["publish", *arguments]) == 0, "publishing again replaces the entry"
-    assert len(Pipeline.from_checkpoints(out)._classifiers) == 1
+    backwards = scores()
+    backwards = replace(backwards, logits=-backwards.logits)
+    monkeypatch.setattr(publish, "score_images", lambda *_: backwards)
+    before = (out / "manifest.json").read_text()
+    assert main(["publish", *arguments, "--version", "2"]) == 3
+    assert "worse than chance" in capsys.readouterr().err
+    assert (out / "manifest.json").read_text() == before
+    assert not list(out.glob("*.v2.*")), "what is refused leaves nothing behind"

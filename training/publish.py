@@ -6,6 +6,7 @@ come from the validation patients, every figure in the card from the test patien
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
     args.checkpoints.mkdir(parents=True, exist_ok=True)
     publish = _publish_classifier if "masking" in settings else _publish_segmenter
     spec, notes = publish(args, settings, read_weights(weights_path))
+    # Moved only now: what was refused above leaves nothing behind.
+    shutil.move(args.run / spec.file, args.checkpoints / spec.file)
     store = CheckpointStore.open(args.checkpoints)
     others = tuple(s for s in store.specs if s.name.split(".")[0] != spec.name.split(".")[0])
     replace(store, specs=tuple(sorted((*others, spec), key=lambda s: s.name))).save()
@@ -155,7 +158,7 @@ def _publish_segmenter(
     name = f"lungs-{architecture.removeprefix('sam-')}.v{args.version}"
     spec = _write(args, name, "lungs", architecture, state, input_spec(architecture, 512))
     network = SEGMENTERS[architecture]()
-    load_strictly(network, read_weights(args.checkpoints / spec.file), name)
+    load_strictly(network, read_weights(args.run / spec.file), name)
     segmenter = LungSegmenter(spec, network)
     cases = [case for case in read_lung_index(args.data) if case.split == "test"]
     dice = dice_scores(segmenter, cases)
@@ -187,7 +190,7 @@ def _publish_classifier(
     if mode is MaskingMode.LOOSE:
         spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
     network = ARCHITECTURES["resnet50"](len(FINDING_KEYS))
-    load_strictly(network, read_weights(args.checkpoints / spec.file), name)
+    load_strictly(network, read_weights(args.run / spec.file), name)
     classifier = FindingClassifier(spec, network)
     cases = read_finding_index(args.data)
     val, test = (
@@ -224,16 +227,16 @@ def _write(
     state: Mapping[str, torch.Tensor],
     inputs: InputSpec,
 ) -> CheckpointSpec:
-    """Writes the weights in half precision and begins their spec."""
+    """Writes the weights in half precision into the run folder and begins their spec."""
     file = f"{name}.safetensors"
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    save_file(half, args.checkpoints / file)
+    save_file(half, args.run / file)
     return CheckpointSpec(
         name=name,
         task=task,
         architecture=architecture,
         file=file,
-        sha256=file_sha256(args.checkpoints / file),
+        sha256=file_sha256(args.run / file),
         inputs=inputs,
         trained_on=args.trained_on,
         licence=args.licence,
