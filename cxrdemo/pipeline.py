@@ -170,13 +170,11 @@ class Pipeline:
         with self._lock, self._running():
             with _timed(clock, "lungs"):
                 lungs = self._lungs_or_warning(radiograph, warnings)
-            readings = {}
+            readings, unread = {}, []
             for mode in (m for m in ALL_MASKINGS if m in maskings):
                 part = self._classifiers.get(mode)
                 if part is None:
-                    warnings.append(
-                        f"No checkpoint for masking '{mode}' is installed: no finding is shown."
-                    )
+                    unread.append(f"'{mode}'")
                 elif mode is not MaskingMode.NONE and lungs is None:
                     warnings.append(f"Masking '{mode}' was left out: there is no lung mask.")
                 else:
@@ -184,6 +182,10 @@ class Pipeline:
                         readings[mode] = self._read(
                             radiograph, lungs, part, margin, method, warnings
                         )
+        if unread:
+            warnings.append(
+                f"No classifier for masking {', '.join(unread)} is installed: no finding is shown."
+            )
         if lungs is None and self._segmenter and MaskingMode.NONE not in maskings:
             raise NoLungsFoundError(
                 "No lungs were found in this image, so it cannot be masked. Check that it is a "

@@ -207,7 +207,7 @@ def test_page_without_checkpoints_says_what_is_missing_and_shows_no_finding() ->
     analysis, result, *_ = analyse_example(empty, EXAMPLES[0], "none", 8)
     assert not analysis.readings
     assert shown_values(result) == []
-    assert "No checkpoint for masking" in result
+    assert "No classifier for masking" in result
 
 
 def test_measured_operating_point_is_shown_with_its_interval(pipeline: Pipeline) -> None:
