@@ -22,17 +22,19 @@ from cxrdemo.results import MaskingMode, Side
 from cxrdemo.segmenter import SamNetwork
 from training import evaluate, publish
 from training import masks as masks_command
-from training.classify import (
-    OUTPUTS,
-    UNKNOWN,
-    ClassifySettings,
-    ClassifyTask,
-    FindingDataset,
-    known_label_loss,
-    sampling_weights,
-)
+from training.classify import ClassifySettings, ClassifyTask, known_label_loss
 from training.data import FindingCase
 from training.evaluate import Scores, auroc, finding_metrics, patient_bootstrap, rates_at
+from training.findings import (
+    OUTPUTS,
+    UNKNOWN,
+    Drawing,
+    FindingDataset,
+    doubt_overread,
+    sampling_weights,
+    typical_lungs,
+)
+from training.lesions import MASS, NODULE, LesionKind, draw_lesion
 from training.segment import (
     SegmentSettings,
     SegmentTask,
@@ -47,8 +49,8 @@ SEGMENT = SegmentSettings(
 )  # fmt: skip
 CLASSIFY = ClassifySettings(
     data="d", extra=None, masks=None, out="o", masking="none", init=None, size=64, epochs=1,
-    images_per_epoch=4, extra_share=0.0, batch=4, lr=1e-3, weight_decay=0.0, select="best",
-    seed=0, workers=0,
+    images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4, lr=1e-3,
+    weight_decay=0.0, select="best", seed=0, workers=0,
 )  # fmt: skip
 
 
@@ -193,7 +195,6 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
         spec,
         mode=mode,
         masks=images / "masks",
-        augment=False,
     )
     item = dataset[0]
     from cxrdemo.reading import read_radiograph
@@ -204,6 +205,68 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
     canvas, _ = place(apply_mask(pixels, kept, fill=spec.fill), spec)
     np.testing.assert_array_equal(item["image"].numpy(), normalise(canvas, spec))
     assert item["labels"][0] == 1.0
+
+
+@pytest.mark.parametrize("kind", [NODULE, MASS])
+def test_a_lesion_is_bright_round_within_its_size_and_centred_in_the_lungs(
+    kind: LesionKind,
+) -> None:
+    phantom = make_phantom(seed=3, hw=(256, 224))
+    lungs = phantom.lungs > 0
+    rows = np.flatnonzero(lungs.any(axis=1))
+    height = rows[-1] - rows[0] + 1
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        changed = draw_lesion(phantom.radiograph.pixels, lungs, kind, rng)
+        added = changed - phantom.radiograph.pixels
+        assert added.min() >= 0.0
+        assert changed.max() <= 1.0
+        y, x = np.nonzero(added > 0.02)
+        assert lungs[
+            int(y.mean()) - 9 : int(y.mean()) + 10, int(x.mean()) - 9 : int(x.mean()) + 10
+        ].any()
+        diameter = np.sqrt(4 * len(y) / np.pi) / height
+        assert 0.6 * kind.diameter[0] < diameter < 1.3 * kind.diameter[1]
+
+
+def test_a_drawn_lesion_sets_its_label_and_survives_the_masking(images: Path) -> None:
+    cases = [case("p0.png", images / "p0.png"), case("p1.png", images / "p1.png")]
+    for mode in MaskingMode:
+        drawing = Drawing(modes=(mode,), mass=1.0)
+        dataset = FindingDataset(
+            cases, InputSpec(hw=(64, 64)), masks=images / "masks", drawing=drawing
+        )
+        for index in range(2):
+            labels = dataset[index]["labels"]
+            assert labels[OUTPUTS.index("Mass")] == 1.0
+            assert labels[OUTPUTS.index("Nodule")] == 0.0
+    assert cases[0].labels["Mass"] == 0  # the index itself is not changed
+
+
+def test_lesions_and_masking_need_masks(images: Path) -> None:
+    cases = [case("p0.png", images / "p0.png")]
+    for drawing in (
+        Drawing(modes=(MaskingMode.NONE,), nodule=0.1),
+        Drawing(modes=tuple(MaskingMode)),
+    ):
+        with pytest.raises(ValueError, match="--masks"):
+            FindingDataset(cases, InputSpec(hw=(64, 64)), drawing=drawing)
+
+
+def test_what_radiologists_read_as_normal_is_unknown_and_not_positive() -> None:
+    plain = case("a", Path(), Nodule=1)
+    doubted = replace(case("b", Path(), Nodule=1), rsna_normal=True)
+    kept, changed = doubt_overread([plain, doubted])
+    assert kept.labels["Nodule"] == 1
+    assert changed.labels["Nodule"] is None
+    assert changed.labels["Mass"] == 0
+
+
+def test_typical_lungs_lie_where_the_masks_agree(images: Path) -> None:
+    found = typical_lungs(images / "masks", ["p0.png", "p1.png"])
+    assert found.shape == (64, 64)
+    assert 0.1 < found.mean() < 0.6
+    assert not found[:3].any()
 
 
 def scores(*, n: int = 60, seed: int = 0) -> Scores:

@@ -111,7 +111,7 @@ def test_bad_data_ends_a_command_with_one_line_and_code_3(
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["segment", "masks", "classify", "publish"])
+@pytest.mark.parametrize("command", ["segment", "masks", "pretrain", "classify", "publish"])
 def test_help_needs_no_data(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -4,9 +4,15 @@ import argparse
 import sys
 
 from cxrdemo.errors import CxrDemoError
-from training import classify, masks, publish, segment
+from training import classify, masks, pretrain, publish, segment
 
-COMMANDS = {"segment": segment, "masks": masks, "classify": classify, "publish": publish}
+COMMANDS = {
+    "segment": segment,
+    "masks": masks,
+    "pretrain": pretrain,
+    "classify": classify,
+    "publish": publish,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,8 +6,7 @@ no part in the loss. Further sets (`--extra`) may join, unmasked, to pretrain.
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,24 +23,23 @@ from torchvision.models import ResNet, resnet50
 
 from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.classifier import activations_of, logits_of
-from cxrdemo.inputs import InputSpec, normalise, place
-from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
-from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.inputs import InputSpec
+from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from training.augment import Ranges, change_grey, draw, warp_image
-from training.data import FindingCase, read_finding_index, read_pixels
-from training.masks import read_sides
+from training.data import read_finding_index
+from training.findings import (
+    OUTPUTS,
+    UNKNOWN,
+    Drawing,
+    FindingDataset,
+    doubt_overread,
+    sampling_weights,
+    typical_lungs,
+)
 from training.runs import checkpoint_callbacks, resume_from, save_network
 
-OUTPUTS: Final = (*FINDING_KEYS, *AUXILIARY_KEYS, "COVID")
-MARGIN_RANGE: Final = (0.02, 0.20)
-"""Loose margins drawn in training, as fractions of the lungs' height."""
-
-UNKNOWN: Final = -1.0
 LABEL_SMOOTHING: Final = 0.05
 """Text-mined labels are wrong too often to be believed entirely."""
-
-MAX_SAMPLING_WEIGHT: Final = 6.0
 
 
 @dataclass(frozen=True)
@@ -59,63 +56,14 @@ class ClassifySettings:
     epochs: int
     images_per_epoch: int
     extra_share: float
+    nodules: float
+    masses: float
     batch: int
     lr: float
     weight_decay: float
     select: str
     seed: int
     workers: int
-
-
-class FindingDataset(Dataset[dict[str, Tensor]]):
-    """Masked images on the classifier's canvas and their labels; pixels in memory as uint8."""
-
-    def __init__(
-        self,
-        cases: Sequence[FindingCase],
-        spec: InputSpec,
-        *,
-        mode: MaskingMode,
-        masks: Path | None,
-        augment: bool,
-    ) -> None:
-        self.cases = cases
-        self._spec = spec
-        self._mode = mode
-        self._augment = augment
-        self._pixels = [read_pixels(case.image) for case in cases]
-        self._lungs: list[NDArray[np.bool_]] | None = None
-        if mode is not MaskingMode.NONE:
-            if masks is None:
-                raise ValueError("masking 'loose' and 'tight' need --masks")
-            self._lungs = [read_sides(masks, case.name) > 0 for case in cases]
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image (3, h, w) and labels (K,): 1, 0, or `UNKNOWN`."""
-        pixels = self._pixels[index].astype(np.float32) / 255.0
-        rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
-        kept = None
-        if self._lungs is not None and self._lungs[index].any():
-            margin = rng.uniform(*MARGIN_RANGE) if self._augment else DEFAULT_MARGIN
-            kept = kept_region(self._lungs[index], mode=self._mode, margin=margin)
-        if self._augment:
-            change = draw(rng, pixels.shape, Ranges())
-            pixels = change_grey(pixels, change)
-            if kept is not None:
-                pixels = apply_mask(pixels, kept, fill=self._spec.fill)
-            pixels = warp_image(pixels, change)
-        elif kept is not None:
-            pixels = apply_mask(pixels, kept, fill=self._spec.fill)
-        canvas, _ = place(pixels, self._spec)
-        labels = self.cases[index].labels
-        values = [labels.get(key) for key in OUTPUTS]
-        return {
-            "image": torch.from_numpy(normalise(canvas, self._spec)),
-            "labels": torch.tensor([UNKNOWN if v is None else float(v) for v in values]),
-        }
 
 
 class ClassifyTask(L.LightningModule):
@@ -184,28 +132,30 @@ def known_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def sampling_weights(cases: Sequence[FindingCase]) -> NDArray[np.float64]:
-    """Draws images with rare findings more often: weight 1 / prevalence, bounded; sums to 1."""
-    labels = np.array([[case.labels[key] or 0 for key in FINDING_KEYS] for case in cases])
-    prevalence = np.maximum(labels.mean(axis=0), 1e-3)
-    weights = np.maximum(1.0, (labels / prevalence).max(axis=1) * 0.2)
-    weights = np.minimum(weights, MAX_SAMPLING_WEIGHT)
-    return np.asarray(weights / weights.sum(), np.float64)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
+    parser.add_argument("--masking", choices=[str(m) for m in MaskingMode], required=True)
+    add_shared_arguments(parser)
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags that `pretrain` has too."""
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, images/")
-    parser.add_argument("--extra", type=Path, help="further folder for pretraining, unmasked")
+    parser.add_argument("--extra", type=Path, help="further folder of images, used unmasked")
     parser.add_argument("--masks", type=Path, help="folder written by `masks`")
     parser.add_argument("--out", type=Path, required=True, help="run folder; resumed if it exists")
-    parser.add_argument("--masking", choices=[str(m) for m in MaskingMode], required=True)
     parser.add_argument("--init", type=Path, help="weights of an earlier run to start from")
     parser.add_argument("--size", type=int, default=224, help="input size in pixels")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images-per-epoch", type=int, default=2048)
     parser.add_argument(
         "--extra-share", type=float, default=0.5, help="part of the draws from --extra, 0..1"
+    )
+    parser.add_argument(
+        "--nodules", type=float, default=0.0, help="part of the draws with a synthetic nodule, 0..1"
+    )
+    parser.add_argument(
+        "--masses", type=float, default=0.0, help="part of the draws with a synthetic mass, 0..1"
     )
     parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate")
@@ -222,23 +172,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, then writes `network.safetensors` (see --select) and `settings.json`."""
+    mode = MaskingMode(args.masking)
+    fit(args, drawn_modes=(mode,), shown_mode=mode)
+
+
+def fit(
+    args: argparse.Namespace, *, drawn_modes: tuple[MaskingMode, ...], shown_mode: MaskingMode
+) -> None:
+    """Trains on images masked in one of several ways and validates on one of them."""
     values: dict[str, Any] = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "command"
     }
-    settings = ClassifySettings(**values)
+    settings = ClassifySettings(**{"masking": str(shown_mode), **values})
     L.seed_everything(settings.seed, workers=True)
-    mode = MaskingMode(settings.masking)
     spec = InputSpec(hw=(settings.size, settings.size))
     cases = read_finding_index(args.data)
-    train = [case for case in cases if case.split == "train"]
+    train = doubt_overread([case for case in cases if case.split == "train"])
     val = [case for case in cases if case.split == "val"]
+    drawing = Drawing(modes=drawn_modes, nodule=settings.nodules, mass=settings.masses)
     training_set: Dataset[dict[str, Tensor]] = FindingDataset(
-        train, spec, mode=mode, masks=args.masks, augment=True
+        train, spec, masks=args.masks, drawing=drawing
     )
     weights = sampling_weights(train)
     if args.extra:
         extra = read_finding_index(args.extra)
-        more = FindingDataset(extra, spec, mode=MaskingMode.NONE, masks=None, augment=True)
+        lungs = None
+        if args.masks:
+            lungs = [typical_lungs(args.masks, [case.name for case in train])] * len(extra)
+        unmasked = replace(drawing, modes=(MaskingMode.NONE,))
+        more = FindingDataset(extra, spec, lungs=lungs, drawing=unmasked)
         training_set = ConcatDataset([training_set, more])
         share = settings.extra_share
         weights = np.concatenate([weights * (1 - share), sampling_weights(extra) * share])
@@ -249,9 +211,7 @@ def run(args: argparse.Namespace) -> None:
         "persistent_workers": settings.workers > 0,
     }
     train_loader = DataLoader(training_set, sampler=sampler, drop_last=True, **common)
-    val_loader = DataLoader(
-        FindingDataset(val, spec, mode=mode, masks=args.masks, augment=False), **common
-    )
+    val_loader = DataLoader(FindingDataset(val, spec, mode=shown_mode, masks=args.masks), **common)
     network = resnet50(weights=None, num_classes=len(OUTPUTS))
     if args.init:
         load_strictly(network, read_weights(args.init), args.init.name)

@@ -36,7 +36,6 @@ from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
-from training.classify import MARGIN_RANGE, OUTPUTS
 from training.data import DataError, read_finding_index, read_lung_index
 from training.evaluate import (
     Scores,
@@ -46,6 +45,7 @@ from training.evaluate import (
     rates_at,
     score_images,
 )
+from training.findings import MARGIN_RANGE, OUTPUTS
 from training.segment import input_spec
 
 THRESHOLD_RULE = "largest sensitivity + specificity on the validation patients"

@@ -1,0 +1,180 @@
+"""Images and labels as a classifier in training sees them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cxrdemo.inputs import InputSpec, normalise, place
+from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
+from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.results import MaskingMode
+from training.augment import Ranges, change_grey, draw, warp_image
+from training.data import FindingCase, read_pixels
+from training.lesions import MASS, NODULE, draw_lesion
+from training.masks import read_sides
+
+OUTPUTS: Final = (*FINDING_KEYS, *AUXILIARY_KEYS, "COVID")
+UNKNOWN: Final = -1.0
+
+MARGIN_RANGE: Final = (0.02, 0.20)
+"""Loose margins drawn in training, as fractions of the lungs' height."""
+
+MAX_SAMPLING_WEIGHT: Final = 6.0
+DEFAULT_RANGES: Final = Ranges()
+WORKING_SCALE: Final = 1.5
+"""Training images are kept at this many times the canvas: enough detail, and quick to change."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn anew each time a training image is used.
+
+    Attributes:
+        modes: Maskings to draw from, with equal chances.
+        ranges: Geometry and grey levels.
+        nodule: Chance of a synthetic nodule, 0..1.
+        mass: Chance of a synthetic mass, 0..1, where no nodule was drawn.
+    """
+
+    modes: tuple[MaskingMode, ...]
+    ranges: Ranges = DEFAULT_RANGES
+    nodule: float = 0.0
+    mass: float = 0.0
+
+
+class FindingDataset(Dataset[dict[str, Tensor]]):
+    """Masked images on the classifier's canvas and their labels; pixels in memory as uint8."""
+
+    def __init__(
+        self,
+        cases: Sequence[FindingCase],
+        spec: InputSpec,
+        *,
+        mode: MaskingMode = MaskingMode.NONE,
+        masks: Path | None = None,
+        lungs: Sequence[NDArray[np.bool_]] | None = None,
+        drawing: Drawing | None = None,
+    ) -> None:
+        """Reads all pixels.
+
+        Args:
+            cases: What to read.
+            spec: The classifier's input.
+            mode: Masking where nothing is drawn.
+            masks: Folder written by `masks`; needed for masking and for lesions.
+            lungs: Lung masks to use instead of that folder, one per case, of any size.
+            drawing: What to draw at random; None for the image as the app would see it.
+        """
+        if masks is None and lungs is None:
+            modes = drawing.modes if drawing else (mode,)
+            if set(modes) != {MaskingMode.NONE}:
+                raise ValueError("masking 'loose' and 'tight' need --masks")
+            if drawing and (drawing.nodule or drawing.mass):
+                raise ValueError("synthetic lesions need --masks")
+        self.cases = cases
+        self._spec = spec
+        self._mode = mode
+        self._drawing = drawing
+        limit = round(WORKING_SCALE * max(spec.hw)) if drawing else None
+        self._pixels = [_limited(read_pixels(case.image), limit) for case in cases]
+        self._lungs: list[NDArray[np.bool_]] | None = None
+        if lungs is not None:
+            self._lungs = [_sized(a, b) for a, b in zip(lungs, self._pixels, strict=True)]
+        elif masks is not None:
+            self._lungs = [
+                _sized(read_sides(masks, case.name) > 0, pixels)
+                for case, pixels in zip(cases, self._pixels, strict=True)
+            ]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Image (3, h, w) and labels (K,): 1, 0, or `UNKNOWN`."""
+        pixels = self._pixels[index].astype(np.float32) / 255.0
+        labels = dict(self.cases[index].labels)
+        lungs = self._lungs[index] if self._lungs is not None else None
+        if lungs is not None and not lungs.any():
+            lungs = None  # no lungs found: there is nothing to mask
+        mode, margin, change = self._mode, DEFAULT_MARGIN, None
+        if self._drawing is not None:
+            drawing = self._drawing
+            rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
+            change = draw(rng, pixels.shape, drawing.ranges)
+            mode = drawing.modes[rng.integers(len(drawing.modes))]
+            margin = rng.uniform(*MARGIN_RANGE)
+            chance = rng.random()
+            if lungs is not None and chance < drawing.nodule + drawing.mass:
+                kind = NODULE if chance < drawing.nodule else MASS
+                pixels = draw_lesion(pixels, lungs, kind, rng)
+                labels[kind.key] = 1
+            pixels = change_grey(pixels, change)
+        if lungs is not None:
+            kept = kept_region(lungs, mode=mode, margin=margin)
+            pixels = apply_mask(pixels, kept, fill=self._spec.fill)
+        if change is not None:
+            pixels = warp_image(pixels, change)
+        canvas, _ = place(pixels, self._spec)
+        values = [labels.get(key) for key in OUTPUTS]
+        return {
+            "image": torch.from_numpy(normalise(canvas, self._spec)),
+            "labels": torch.tensor([UNKNOWN if v is None else float(v) for v in values]),
+        }
+
+
+def doubt_overread(cases: Sequence[FindingCase]) -> list[FindingCase]:
+    """Makes findings unknown that radiologists, who read the very image as normal, did not see."""
+    return [
+        FindingCase(
+            **{
+                **case.__dict__,
+                "labels": {k: None if v == 1 else v for k, v in case.labels.items()},
+            }
+        )
+        if case.rsna_normal
+        else case
+        for case in cases
+    ]
+
+
+def typical_lungs(masks: Path, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Where most of a set's images have lung, bool (64, 64) over the whole image.
+
+    A place for synthetic lesions in images whose own lungs are not known.
+    """
+    found = [cv2.resize((read_sides(masks, n) > 0).astype(np.float32), (64, 64)) for n in names]
+    return np.asarray(np.mean(found, axis=0) > 0.6)
+
+
+def sampling_weights(cases: Sequence[FindingCase]) -> NDArray[np.float64]:
+    """Draws images with rare findings more often: weight 1 / prevalence, bounded; sums to 1."""
+    labels = np.array([[case.labels[key] or 0 for key in FINDING_KEYS] for case in cases])
+    prevalence = np.maximum(labels.mean(axis=0), 1e-3)
+    weights = np.maximum(1.0, (labels / prevalence).max(axis=1) * 0.2)
+    weights = np.minimum(weights, MAX_SAMPLING_WEIGHT)
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def _limited(pixels: NDArray[np.uint8], longest: int | None) -> NDArray[np.uint8]:
+    """The image, made smaller if its longer side exceeds a limit."""
+    if longest is None or max(pixels.shape) <= longest:
+        return pixels
+    scale = longest / max(pixels.shape)
+    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _sized(mask: NDArray[np.bool_], pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    if mask.shape == pixels.shape:
+        return mask
+    size = (pixels.shape[1], pixels.shape[0])
+    grey = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(grey >= 0.5)
