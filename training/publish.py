@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
@@ -49,6 +50,7 @@ from training.findings import MARGIN_RANGE, OUTPUTS
 from training.segment import input_spec
 
 THRESHOLD_RULE = "largest sensitivity + specificity on the validation patients"
+SLOPE_PRIOR = 0.5
 WORST_CASES = 5
 PATH_SETTINGS = ("data", "extra", "masks", "out", "init")
 
@@ -87,15 +89,20 @@ def run(args: argparse.Namespace) -> None:
 def calibrate(scores: Scores) -> tuple[LabelSpec, ...]:
     """Platt scaling and an operating point per finding, from validation patients.
 
-    The slope is kept positive by the ridge of the logistic regression wherever the ranking is
-    better than chance; a finding ranked worse than chance is refused.
+    A finding with a dozen positives says little about its own slope. Each slope is therefore drawn
+    towards the one that suits all findings together, by a Gaussian prior of `SLOPE_PRIOR` times
+    that slope. A finding ranked so much worse than chance that its slope turns negative against
+    the prior is refused.
+
+    Raises:
+        DataError: Naming such a finding.
     """
+    columns = [(scores.logits[:, c], scores.labels[:, c]) for c in range(len(FINDING_KEYS))]
+    shared = _shared_slope(columns)
     specs = []
-    for column, key in enumerate(FINDING_KEYS):
-        logit, truth = scores.logits[:, column], scores.labels[:, column]
-        fit = LogisticRegression(C=1.0).fit(logit[:, None], truth)
-        scale, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-        if scale <= 0:
+    for key, (logit, truth) in zip(FINDING_KEYS, columns, strict=True):
+        scale, offset = _platt(logit, truth, prior=shared)
+        if scale <= 0 or shared <= 0:
             raise DataError(f"{key} is ranked worse than chance on validation: not published.")
         probability = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
         false_rate, true_rate, thresholds = roc_curve(truth, probability)
@@ -103,6 +110,35 @@ def calibrate(scores: Scores) -> tuple[LabelSpec, ...]:
         best = 1 + int(np.argmax((true_rate - false_rate)[1:]))
         specs.append(LabelSpec(key, scale, offset, float(thresholds[best]), THRESHOLD_RULE))
     return tuple(specs)
+
+
+def _shared_slope(columns: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]]) -> float:
+    """One slope for all findings, each with its own offset."""
+    each = np.eye(len(columns))
+    design = np.concatenate(
+        [
+            np.column_stack([logit, np.repeat(each[i : i + 1], len(logit), axis=0)])
+            for i, (logit, _) in enumerate(columns)
+        ]
+    )
+    truth = np.concatenate([truth for _, truth in columns])
+    fit = LogisticRegression(C=100.0, fit_intercept=False, max_iter=1000).fit(design, truth)
+    return float(fit.coef_[0, 0])
+
+
+def _platt(
+    logit: NDArray[np.float64], truth: NDArray[np.bool_], *, prior: float
+) -> tuple[float, float]:
+    """Slope and offset of largest posterior."""
+
+    def loss(values: NDArray[np.float64]) -> float:
+        score = values[0] * logit + values[1]
+        likelihood = (np.logaddexp(0.0, score) - truth * score).sum()
+        return float(likelihood + 0.5 * ((values[0] - prior) / (SLOPE_PRIOR * prior)) ** 2)
+
+    start = np.array([prior, 0.0])
+    scale, offset = minimize(loss, start, method="Nelder-Mead").x
+    return float(scale), float(offset)
 
 
 def probabilities(scores: Scores, labels: Sequence[LabelSpec]) -> NDArray[np.float64]:

@@ -1,0 +1,62 @@
+"""The checkpoints in the repository, as a user gets them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.phantom import Phantom
+from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+from cxrdemo.reading import read_radiograph
+
+BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+def test_there_is_a_segmenter_and_a_classifier_for_each_masking(bundled_pipeline: Pipeline) -> None:
+    assert bundled_pipeline.is_complete
+    for mode in ALL_MASKINGS:
+        spec = bundled_pipeline.classifier_spec(mode)
+        assert spec is not None
+        assert tuple(label.key for label in spec.labels) == FINDING_KEYS
+
+
+def test_every_figure_has_its_n_its_interval_and_a_place_in_the_card() -> None:
+    for spec in CheckpointStore.open(BUNDLED).specs:
+        assert spec.metrics
+        card = (BUNDLED / f"{spec.name}.md").read_text(encoding="utf-8")
+        for name, figure in spec.metrics.items():
+            assert figure.low <= figure.value <= figure.high
+            assert figure.n > 0
+            assert f"| {name} | {figure.value:.3f} |" in card
+        for label in spec.labels:
+            assert label.sensitivity is not None
+            assert label.specificity is not None
+
+
+def test_the_masking_changes_mask_classifier_and_numbers(
+    bundled_pipeline: Pipeline, phantom: Phantom
+) -> None:
+    analysis = bundled_pipeline.analyse(phantom.radiograph)
+    readings = [analysis.readings[mode] for mode in ALL_MASKINGS]
+    kept = [reading.kept.mean() for reading in readings]
+    assert kept[0] == 1.0 > kept[1] > kept[2] > 0.05
+    names = {bundled_pipeline.classifier_spec(mode).name for mode in ALL_MASKINGS}  # type: ignore[union-attr]
+    assert len(names) == 3
+    probabilities = [reading.findings.probabilities for reading in readings]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(probabilities[one] - probabilities[other]).max() > 1e-3
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_real_images_have_plausible_lungs(
+    bundled_pipeline: Pipeline, data_folder: Path, row: int
+) -> None:
+    with (data_folder / "lungs" / "index.csv").open(newline="") as stream:
+        tests = [case for case in csv.DictReader(stream) if case["split"] == "test"]
+    case = tests[row * len(tests) // 3]
+    image = next((data_folder / "lungs" / "images").glob(f"{case['name']}.*"))
+    lungs = bundled_pipeline.find_lungs(read_radiograph(image))
+    assert lungs.quality.is_plausible, lungs.quality
