@@ -25,6 +25,9 @@ from cxrdemo.results import MaskingMode
 MANIFEST_NAME: Final = "manifest.json"
 MANIFEST_SCHEMA: Final = 1
 
+CHANCE: Final = 0.5
+"""AUROC of a score that knows nothing."""
+
 Task = Literal["lungs", "findings"]
 PromptKind = Literal["whole-image", "lung-boxes"]
 
@@ -98,6 +101,15 @@ class CheckpointSpec:
     trained_on: str = ""
     licence: str = ""
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
+
+    def auroc(self, key: str) -> Estimate | None:
+        """Area under the ROC curve of one label on test patients, or None if never measured."""
+        return self.metrics.get(f"auroc_{key}")
+
+    def beats_chance(self, key: str) -> bool:
+        """Whether the 95 % interval of a label's AUROC lies above 0.5; False if not measured."""
+        measured = self.auroc(key)
+        return measured is not None and measured.low > CHANCE
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `from_json` turns back into an equal spec."""

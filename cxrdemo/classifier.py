@@ -87,6 +87,7 @@ class FindingClassifier:
             probabilities=self._calibrate(logits),
             thresholds=np.array([label.threshold for label in self.spec.labels], np.float32),
             mode=self.mode,
+            beats_chance=np.array([self.spec.beats_chance(key) for key in self.labels]),
         )
         return findings, Evidence(images, activations, placement)
 

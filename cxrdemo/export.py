@@ -99,6 +99,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
                 "probability": float(findings.probabilities[i]),
                 "threshold": float(findings.thresholds[i]),
                 "above": bool(findings.above[i]),
+                "beats_chance": bool(findings.beats_chance[i]),
             }
             for i, label in enumerate(findings.labels)
         ],

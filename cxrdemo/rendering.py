@@ -26,6 +26,9 @@ from cxrdemo.results import Analysis, Findings, LungMask, Reading, SaliencyMap, 
 
 NOTICE: Final = "Research use only - not a medical device"
 
+UNPROVEN: Final = "not shown to beat chance"
+"""Stands where a verdict would, for a finding that the weights do not rank better than chance."""
+
 SIDE_COLOURS: Final[Mapping[Side, tuple[int, int, int]]] = {
     Side.RIGHT: (86, 180, 233),
     Side.LEFT: (230, 159, 0),
@@ -144,7 +147,12 @@ def for_display(analysis: Analysis, *, longest_px: int) -> Analysis:
 
 
 def verdict(findings: Findings, index: int) -> str:
-    """Probability and threshold of one label in words, such as "0.31 (below 0.42)"."""
+    """Probability and threshold of one label in words, such as "0.31 (below 0.42)".
+
+    Where the weights were not shown to know the finding, this says so in place of a verdict.
+    """
+    if not findings.beats_chance[index]:
+        return f"{findings.probabilities[index]:.2f} ({UNPROVEN})"
     word = "above" if findings.above[index] else "below"
     return f"{findings.probabilities[index]:.2f} ({word} {findings.thresholds[index]:.2f})"
 

@@ -121,6 +121,8 @@ class Findings:
         probabilities: float32 (K,), calibrated, 0..1; one per label, they do not sum to 1.
         thresholds: float32 (K,), operating points on the calibrated scale.
         mode: The masking whose weights gave these numbers.
+        beats_chance: bool (K,), whether these weights were shown to rank the finding better than
+            chance on test patients (95 % interval of the AUROC above 0.5).
     """
 
     labels: tuple[str, ...]
@@ -128,9 +130,10 @@ class Findings:
     probabilities: NDArray[np.float32]
     thresholds: NDArray[np.float32]
     mode: MaskingMode
+    beats_chance: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        for name in ("logits", "probabilities", "thresholds"):
+        for name in ("logits", "probabilities", "thresholds", "beats_chance"):
             shape, expected = getattr(self, name).shape, (len(self.labels),)
             if shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {shape}")

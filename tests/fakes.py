@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from cxrdemo.checkpoints import CheckpointSpec, LabelSpec
+from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
@@ -45,6 +45,7 @@ def findings_spec(mode: MaskingMode, *, size: int = 64) -> CheckpointSpec:
             LabelSpec(key, scale=1.2, offset=-0.1, threshold=0.5, rule="test")
             for key in FINDING_KEYS
         ),
+        metrics={f"auroc_{key}": Estimate(0.8, 0.7, 0.9, 20) for key in FINDING_KEYS},
     )
 
 

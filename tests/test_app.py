@@ -219,6 +219,7 @@ def test_measured_operating_point_is_shown_with_its_interval(pipeline: Pipeline)
     )
     html = panels.result(analysis, MaskingMode.NONE, replace(spec, labels=measured))
     assert html.count("at this threshold: sensitivity 0.71 (0.55-0.84, n=22)") == len(FINDINGS)
+    assert html.count("on test patients: AUROC 0.80 (0.70-0.90, n=20)") == len(FINDINGS)
 
 
 @pytest.mark.parametrize(

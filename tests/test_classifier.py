@@ -7,7 +7,7 @@ import torch
 from fakes import findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
 from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import load_strictly, read_weights
+from cxrdemo.checkpoints import Estimate, load_strictly, read_weights
 from cxrdemo.classifier import (
     ARCHITECTURES,
     FindingClassifier,
@@ -58,6 +58,18 @@ def test_probabilities_are_platt_scaled_logits() -> None:
     np.testing.assert_allclose(findings.probabilities, expected, rtol=1e-6)
     assert findings.no_finding == pytest.approx(1 - expected.max())
     np.testing.assert_array_equal(findings.above, expected >= 0.5)
+
+
+def test_findings_say_which_labels_were_shown_to_beat_chance() -> None:
+    spec = findings_spec(MaskingMode.NONE)
+    metrics = {
+        "auroc_Mass": Estimate(0.55, 0.5, 0.6, 20),
+        "auroc_Nodule": Estimate(0.55, 0.501, 0.6, 20),
+    }
+    classifier = FindingClassifier(replace(spec, metrics=metrics), tiny_resnet())
+    findings, _ = classifier.classify(noise_radiograph().pixels)
+    # Mass reaches down to chance, the last three were never measured.
+    assert findings.beats_chance.tolist() == [False, True, False, False, False]
 
 
 def test_keep_outputs_picks_rows_of_the_head_in_order() -> None:

@@ -162,6 +162,17 @@ def test_verdict_reaches_above_at_the_threshold(analysis: Analysis) -> None:
     assert verdict(findings, 1) == "0.42 (above 0.42)"
 
 
+def test_verdict_is_withheld_where_the_weights_were_not_shown_to_beat_chance(
+    analysis: Analysis,
+) -> None:
+    findings = replace(
+        analysis.readings[MaskingMode.NONE].findings, beats_chance=np.zeros(5, np.bool_)
+    )
+    assert "not shown to beat chance" in verdict(findings, 0)
+    assert "above" not in verdict(findings, 0)
+    assert "below" not in verdict(findings, 0)
+
+
 def test_png_keeps_colour_and_grey() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     decoded = cv2.imdecode(np.frombuffer(encode_png(rgb), np.uint8), cv2.IMREAD_COLOR)

@@ -18,6 +18,7 @@ from cxrdemo.labels import FINDINGS, NO_FINDING, display_name
 from cxrdemo.rendering import (
     HEAT_COLOURS,
     NOTICE,
+    UNPROVEN,
     encode_png,
     for_display,
     grey,
@@ -187,9 +188,15 @@ def _probabilities(analysis: Analysis, mode: MaskingMode, spec: CheckpointSpec |
             '<section class="cxr-panel" aria-label="Probabilities"><h2>Probability</h2>'
             f"<p>No finding is shown for masking '{mode}'.</p></section>"
         )
-    labels = spec.labels if spec else (None,) * len(reading.findings.labels)
     rows = "".join(
-        _probability_row(analysis, reading, index, label) for index, label in enumerate(labels)
+        _probability_row(
+            analysis,
+            reading,
+            index,
+            spec.labels[index] if spec else None,
+            spec.auroc(key) if spec else None,
+        )
+        for index, key in enumerate(reading.findings.labels)
     )
     no_finding = reading.findings.no_finding
     compared = _compared(
@@ -205,12 +212,20 @@ def _probabilities(analysis: Analysis, mode: MaskingMode, spec: CheckpointSpec |
 
 
 def _probability_row(
-    analysis: Analysis, reading: Reading, index: int, label: LabelSpec | None
+    analysis: Analysis,
+    reading: Reading,
+    index: int,
+    label: LabelSpec | None,
+    auroc: Estimate | None,
 ) -> str:
     findings = reading.findings
     name = display_name(findings.labels[index])
     value, threshold = float(findings.probabilities[index]), float(findings.thresholds[index])
-    word = "above" if findings.above[index] else "below"
+    if findings.beats_chance[index]:
+        word = "above" if findings.above[index] else "below"
+        judged = f"{word} {threshold:.2f}"
+    else:
+        word, judged = "unproven", UNPROVEN
     compared = _compared(
         {mode: float(r.findings.probabilities[index]) for mode, r in analysis.readings.items()},
         reading.mode,
@@ -218,10 +233,10 @@ def _probability_row(
     return (
         f'<div class="cxr-row {word}" data-label="{escape(findings.labels[index])}">'
         f'<div class="cxr-line"><span>{escape(name)}</span>'
-        f"<em>{word} {threshold:.2f}</em><b>{value:.2f}</b></div>"
+        f"<em>{judged}</em><b>{value:.2f}</b></div>"
         f'<div class="cxr-bar" aria-hidden="true"><i style="width:{value:.1%}"></i>'
         f'<u style="left:{threshold:.1%}"></u></div>'
-        f"{compared}{_measured(label)}</div>"
+        f"{compared}{_measured(label, auroc)}</div>"
     )
 
 
@@ -234,15 +249,17 @@ def _compared(values: Mapping[MaskingMode, float], chosen: MaskingMode) -> str:
     return f'<p class="cxr-small cxr-compared">{" ".join(parts)}</p>'
 
 
-def _measured(label: LabelSpec | None) -> str:
-    """What the threshold was measured to do, where the checkpoint says so."""
-    if label is None:
-        return ""
-    estimates = {"sensitivity": label.sensitivity, "specificity": label.specificity}
-    words = [f"{name} {_interval(found)}" for name, found in estimates.items() if found]
-    if not words:
-        return ""
-    return f'<p class="cxr-small">at this threshold: {escape(", ".join(words))}</p>'
+def _measured(label: LabelSpec | None, auroc: Estimate | None) -> str:
+    """What the weights and their threshold were measured to do on test patients."""
+    lines = []
+    if auroc is not None:
+        lines.append(f"on test patients: AUROC {_interval(auroc)}")
+    if label is not None:
+        rates = {"sensitivity": label.sensitivity, "specificity": label.specificity}
+        words = [f"{name} {_interval(found)}" for name, found in rates.items() if found]
+        if words:
+            lines.append(f"at this threshold: {', '.join(words)}")
+    return "".join(f'<p class="cxr-small">{escape(line)}</p>' for line in lines)
 
 
 def _interval(estimate: Estimate) -> str:
