@@ -209,6 +209,7 @@ class LungSegmenter:
         image = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
         return Embedding(self._network.image_encoder(image), placement)
 
+    @torch.inference_mode()
     def find_lungs(
         self,
         embedding: Embedding,
@@ -220,7 +221,7 @@ class LungSegmenter:
         Args:
             embedding: Of the radiograph.
             boxes: Each lung's XYXY box in pixels of the radiograph, for weights that know no lungs
-                by themselves (`spec.prompt` is "lung-boxes"). Others get the whole image's box.
+                by themselves (`spec.prompt` is "lung-boxes"). Others get the whole canvas as a box.
 
         Returns:
             The mask; empty where nothing was found, with the reason in its quality.
@@ -234,8 +235,16 @@ class LungSegmenter:
                     f"The weights {self.spec.name} need a box for each lung, and none was found."
                 )
             return self._find_by_boxes(embedding, boxes)
-        height, width = embedding.placement.source_hw
-        return self.segment(embedding, Prompts(box=(0.0, 0.0, float(width), float(height))))
+        # The whole canvas, bars and all, as in training: the box of a letterboxed image alone looks
+        # like the box of one lung.
+        height, width = embedding.placement.target_hw
+        box = torch.tensor([[0.0, 0.0, width, height]], device=self._device)
+        logits, iou = self._network.decode(embedding.features, boxes=box)
+        return _lung_mask(
+            logits[0, 0].float().cpu().numpy(),
+            embedding.placement,
+            predicted_iou=float(iou[0, 0]),
+        )
 
     def segment(self, embedding: Embedding, prompts: Prompts) -> LungMask:
         """Answers one prompt, or corrects an earlier answer.
@@ -245,6 +254,32 @@ class LungSegmenter:
         """
         logits, iou = self._decode(embedding, [prompts])
         return _lung_mask(logits[0], embedding.placement, predicted_iou=float(iou[0]))
+
+    def redo_box(
+        self,
+        embedding: Embedding,
+        previous: LungMask,
+        box: tuple[float, float, float, float],
+    ) -> LungMask:
+        """Takes an earlier mask anew inside a box; outside the box it stays.
+
+        Args:
+            embedding: Of the radiograph.
+            previous: The mask to correct.
+            box: XYXY in pixels of the radiograph, around one lung.
+
+        Raises:
+            PromptError: If the box does not lie inside the image.
+        """
+        logits, iou = self._decode(embedding, [Prompts(box=box)])
+        placement = embedding.placement
+        height, width = logits.shape[1:]
+        scale = np.array([width / placement.target_hw[1], height / placement.target_hw[0]])
+        corners = placement.boxes(np.array([box], np.float32))[0].reshape(2, 2) * scale
+        (x0, y0), (x1, y1) = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
+        merged = previous.logits.copy()
+        merged[y0:y1, x0:x1] = logits[0, y0:y1, x0:x1]
+        return _lung_mask(merged, placement, predicted_iou=float(iou[0]))
 
     def _find_by_boxes(
         self, embedding: Embedding, boxes: Mapping[Side, tuple[float, float, float, float]]
