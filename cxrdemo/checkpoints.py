@@ -43,6 +43,25 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold on the calibrated scale, and what it was measured to do on test patients.
+
+    Attributes:
+        name: Such as "balanced".
+        threshold: At or above it a finding is called.
+        rule: How the threshold was chosen, in words.
+        sensitivity: n is the number of positives.
+        specificity: n is the number of negatives.
+    """
+
+    name: str
+    threshold: float
+    rule: str
+    sensitivity: Estimate | None = None
+    specificity: Estimate | None = None
+
+
+@dataclass(frozen=True)
 class LabelSpec:
     """One output of a classifier: calibration and operating point, both from validation data.
 
@@ -54,6 +73,7 @@ class LabelSpec:
         rule: How the threshold was chosen, in words.
         sensitivity: Measured at the threshold on test patients; n is the number of positives.
         specificity: Measured at the threshold on test patients; n is the number of negatives.
+        others: Further operating points to choose from, such as one of high sensitivity.
     """
 
     key: str
@@ -63,6 +83,15 @@ class LabelSpec:
     rule: str
     sensitivity: Estimate | None = None
     specificity: Estimate | None = None
+    others: tuple[OperatingPoint, ...] = ()
+
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """Every operating point; the first is the default one."""
+        default = OperatingPoint(
+            "balanced", self.threshold, self.rule, self.sensitivity, self.specificity
+        )
+        return (default, *self.others)
 
 
 @dataclass(frozen=True)
@@ -270,11 +299,18 @@ def file_sha256(path: Path) -> str:
 
 
 def _label_spec(entry: Mapping[str, Any]) -> LabelSpec:
+    values = _with_estimates(entry)
+    others = values.get("others", ())
+    values["others"] = tuple(OperatingPoint(**_with_estimates(point)) for point in others)
+    return LabelSpec(**values)
+
+
+def _with_estimates(entry: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(entry)
     for name in ("sensitivity", "specificity"):
         if values.get(name) is not None:
             values[name] = Estimate(**values[name])
-    return LabelSpec(**values)
+    return values
 
 
 def _tuple(value: Any) -> Any:

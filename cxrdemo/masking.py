@@ -55,12 +55,33 @@ def kept_region(
         return lungs.copy()
     if not 0.0 <= margin <= MAX_MARGIN:
         raise ValueError(f"margin must lie in 0..{MAX_MARGIN}, got {margin}")
-    margin_px = margin * (box[3] - box[1])
-    # Everything within 2 margins, minus everything within 1 margin of what is left out: that is
-    # the widened mask, closed. Distances are Euclidean and subpixel, so the margin is continuous.
-    wide = _distance_to(lungs) <= 2.0 * margin_px
-    closed = _distance_to(~wide) > margin_px
-    return closed | (_distance_to(lungs) <= margin_px)
+    return _widened(_distance_to(lungs), margin * (box[3] - box[1]))
+
+
+def margin_levels(lungs: NDArray[np.bool_], *, step: float, count: int) -> NDArray[np.uint8]:
+    """From which loose margin on each pixel is kept: all margins of a slider in one map.
+
+    Args:
+        lungs: bool (H, W), both lungs.
+        step: Distance of two margins, as a fraction of the lungs' height.
+        count: Number of margins: step, 2 step, ... count * step; at most 254.
+
+    Returns:
+        uint8 (H, W): 0 in the lungs, k where a margin of k * step is the first to keep the pixel,
+        count + 1 where none does. `kept_region` at k * step is where the level is at most k.
+
+    Raises:
+        NoLungsFoundError: If the mask is empty.
+    """
+    box = bounding_box(lungs)
+    if box is None:
+        raise NoLungsFoundError("No lungs were found, so there is no margin around them.")
+    levels = np.full(lungs.shape, count + 1, np.uint8)
+    distance = _distance_to(lungs)
+    for level in range(count, 0, -1):
+        levels[_widened(distance, level * step * (box[3] - box[1]))] = level
+    levels[lungs] = 0
+    return levels
 
 
 def apply_mask(
@@ -82,6 +103,14 @@ def apply_mask(
     if pixels.shape != kept.shape:
         raise GridMismatchError(f"The mask is {kept.shape}, the image {pixels.shape}.")
     return np.where(kept, pixels, np.float32(fill))
+
+
+def _widened(distance: NDArray[np.float32], margin_px: float) -> NDArray[np.bool_]:
+    """The lungs widened by a margin and closed, from the distance to them."""
+    # Everything within 2 margins, minus everything within 1 margin of what is left out: that is
+    # the widened mask, closed. Distances are Euclidean and subpixel, so the margin is continuous.
+    closed = _distance_to(distance > 2.0 * margin_px) > margin_px
+    return closed | (distance <= margin_px)
 
 
 def _distance_to(region: NDArray[np.bool_]) -> NDArray[np.float32]:

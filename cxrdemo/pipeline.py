@@ -6,7 +6,8 @@ Nothing here draws, and nothing is remembered between calls, so one pipeline ser
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self, TypeVar
 
@@ -18,7 +19,7 @@ from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
-from cxrdemo.classifier import FindingClassifier
+from cxrdemo.classifier import Evidence, FindingClassifier
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
@@ -28,15 +29,17 @@ from cxrdemo.results import (
     GRAD_CAM,
     Analysis,
     CheckpointUse,
+    Findings,
     LungMask,
     MaskingMode,
+    Probes,
     Reading,
     SaliencyMap,
     Side,
     bounding_box,
 )
 from cxrdemo.saliency import explain
-from cxrdemo.segmenter import LungSegmenter
+from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
 
 Precision = Literal["fp32", "bf16"]
 Builder = TypeVar("Builder")
@@ -46,6 +49,14 @@ BOX_MARGIN: Final = 0.03
 
 ALL_MASKINGS: Final = tuple(MaskingMode)
 """NONE, LOOSE and TIGHT, in the order in which they are always shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A lung mask, and the embedding from which it can be corrected."""
+
+    lungs: LungMask
+    embedding: Embedding
 
 
 class Pipeline:
@@ -139,10 +150,81 @@ class Pipeline:
         """Whether there is a segmenter, and a classifier for every masking."""
         return self._segmenter is not None and len(self._classifiers) == len(ALL_MASKINGS)
 
+    def find(self, radiograph: Radiograph) -> Found:
+        """The lungs, and what is needed to correct them without another look at the image.
+
+        Raises:
+            CheckpointError: If there is no segmenter.
+        """
+        if self._segmenter is None:
+            raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
+        with self._lock, self._running():
+            return self._find(self._segmenter, radiograph)
+
+    def correct(
+        self,
+        found: Found,
+        *,
+        click: tuple[float, float] | None = None,
+        add: bool = True,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Found:
+        """Corrects a mask by one click or one box, from the embedding already there.
+
+        Args:
+            found: What `find` or an earlier correction gave.
+            click: (x, y) in pixels of the radiograph: a place that belongs to a lung, or not.
+            add: Whether the click adds or removes.
+            box: XYXY around one lung, which is then found anew inside it.
+
+        Raises:
+            PromptError: If there is neither a click nor a box, or it lies outside the image.
+            CheckpointError: If there is no segmenter.
+        """
+        if self._segmenter is None:
+            raise CheckpointError("No lung segmenter is installed: there is nothing to correct.")
+        with self._lock, self._running():
+            if box is not None:
+                lungs = self._segmenter.redo_box(found.embedding, found.lungs, box)
+            else:
+                prompts = Prompts(
+                    points=() if click is None else (click,),
+                    adds=() if click is None else (add,),
+                    logits=None if click is None else found.lungs.logits,
+                )
+                lungs = self._segmenter.segment(found.embedding, prompts)
+        return Found(lungs, found.embedding)
+
+    def probe(self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]) -> Probes:
+        """Asks what the answers hang on: the margin, and what lies outside the lungs.
+
+        Args:
+            radiograph: The image.
+            lungs: Its lungs, not empty.
+            margins: Loose margins to read at, as fractions of the lungs' height.
+
+        Returns:
+            A reading per margin, if there is a classifier for LOOSE; and one of the image with the
+            lungs blacked out, if there is one for NONE.
+        """
+        loose = self._classifiers.get(MaskingMode.LOOSE)
+        whole = self._classifiers.get(MaskingMode.NONE)
+        curve: list[tuple[float, Findings]] = []
+        outside = None
+        with self._lock, self._running():
+            if loose:
+                for margin in margins:
+                    kept = kept_region(lungs.inside, mode=MaskingMode.LOOSE, margin=margin)
+                    curve.append((margin, _classify(loose, radiograph, kept)[0]))
+            if whole:
+                outside = _classify(whole, radiograph, ~lungs.inside)[0]
+        return Probes(tuple(curve), outside)
+
     def analyse(
         self,
         radiograph: Radiograph,
         *,
+        lungs: LungMask | None = None,
         maskings: Collection[MaskingMode] = ALL_MASKINGS,
         margin: float | None = None,
         method: str = GRAD_CAM,
@@ -151,6 +233,7 @@ class Pipeline:
 
         Args:
             radiograph: A frontal chest X-ray.
+            lungs: A mask found or corrected before; None finds it.
             maskings: What to read; each is read by the weights trained for it.
             margin: Width of the loose margin as a fraction of the lungs' height; None takes the
                 checkpoint's default. Outside the range seen in training a warning says so.
@@ -169,7 +252,7 @@ class Pipeline:
         warnings = list(radiograph.source.warnings)
         with self._lock, self._running():
             with _timed(clock, "lungs"):
-                lungs = self._lungs_or_warning(radiograph, warnings)
+                lungs = self._lungs_or_warning(radiograph, lungs, warnings)
             readings, unread = {}, []
             for mode in (m for m in ALL_MASKINGS if m in maskings):
                 part = self._classifiers.get(mode)
@@ -206,26 +289,25 @@ class Pipeline:
         Raises:
             CheckpointError: If there is no segmenter.
         """
-        if self._segmenter is None:
-            raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
-        with self._lock, self._running():
-            return self._segment(self._segmenter, radiograph)
+        return self.find(radiograph).lungs
 
-    def _segment(self, segmenter: LungSegmenter, radiograph: Radiograph) -> LungMask:
+    def _find(self, segmenter: LungSegmenter, radiograph: Radiograph) -> Found:
         """The automatic mask, coarse to fine where the segmenter needs boxes."""
+        embedding = segmenter.embed(radiograph)
         if self._coarse is None:
-            return segmenter.find_lungs(segmenter.embed(radiograph))
+            return Found(segmenter.find_lungs(embedding), embedding)
         first = self._coarse.find_lungs(self._coarse.embed(radiograph))
         boxes = _lung_boxes(first)
-        if not boxes:
-            return first
-        return segmenter.find_lungs(segmenter.embed(radiograph), boxes=boxes)
+        return Found(segmenter.find_lungs(embedding, boxes=boxes) if boxes else first, embedding)
 
-    def _lungs_or_warning(self, radiograph: Radiograph, warnings: list[str]) -> LungMask | None:
-        if self._segmenter is None:
-            warnings.append("No lung segmenter is installed: there is no lung mask.")
-            return None
-        lungs = self._segment(self._segmenter, radiograph)
+    def _lungs_or_warning(
+        self, radiograph: Radiograph, lungs: LungMask | None, warnings: list[str]
+    ) -> LungMask | None:
+        if lungs is None:
+            if self._segmenter is None:
+                warnings.append("No lung segmenter is installed: there is no lung mask.")
+                return None
+            lungs = self._find(self._segmenter, radiograph).lungs
         warnings.extend(f"Lung mask: {reason}" for reason in lungs.quality.reasons)
         return None if lungs.is_empty else lungs
 
@@ -252,8 +334,7 @@ class Pipeline:
             kept = np.ones(radiograph.hw, bool)
         else:
             kept = kept_region(lungs.inside, mode=mode, margin=width)
-        masked = apply_mask(radiograph.pixels, kept, fill=spec.inputs.fill)
-        findings, evidence = part.classify(masked)
+        findings, evidence = _classify(part, radiograph, kept)
         maps = explain(part, evidence, method=method)
         shares = tuple(cam_in_lung(heat, lungs.inside if lungs else None) for heat in maps)
         return Reading(mode, width, kept, findings, maps, shares)
@@ -276,6 +357,12 @@ class Pipeline:
         enabled = self._precision == "bf16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=enabled):
             yield
+
+
+def _classify(
+    part: FindingClassifier, radiograph: Radiograph, kept: NDArray[np.bool_]
+) -> tuple[Findings, Evidence]:
+    return part.classify(apply_mask(radiograph.pixels, kept, fill=part.spec.inputs.fill))
 
 
 def cam_in_lung(heat: SaliencyMap, lungs: NDArray[np.bool_] | None) -> float:

@@ -203,6 +203,20 @@ class Reading:
     cam_in_lung: tuple[float, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """What the answers hang on.
+
+    Attributes:
+        curve: Loose margin, as a fraction of the lungs' height, and what is found at it.
+        outside: What the weights for NONE say with the lungs blacked out: an image unlike any
+            that they were trained on, so a probe and no finding. None if there are no such weights.
+    """
+
+    curve: tuple[tuple[float, Findings], ...]
+    outside: Findings | None
+
+
 @dataclass(frozen=True)
 class CheckpointUse:
     """Which checkpoint took part in an analysis."""

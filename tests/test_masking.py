@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrdemo.errors import GridMismatchError, NoLungsFoundError
-from cxrdemo.masking import apply_mask, kept_region
+from cxrdemo.masking import apply_mask, kept_region, margin_levels
 from cxrdemo.phantom import Phantom
 from cxrdemo.results import MaskingMode
 
@@ -90,3 +90,17 @@ def test_removed_pixels_equal_the_fill_and_kept_ones_stay() -> None:
 def test_sizes_must_agree() -> None:
     with pytest.raises(GridMismatchError):
         apply_mask(np.zeros((70, 70), np.float32), np.ones((70, 71), bool), fill=0)
+
+
+def test_margin_levels_hold_every_margin_of_a_slider(lungs: np.ndarray) -> None:
+    levels = margin_levels(lungs, step=0.02, count=10)
+    np.testing.assert_array_equal(levels == 0, lungs)
+    for level in (1, 4, 10):
+        kept = kept_region(lungs, mode=MaskingMode.LOOSE, margin=0.02 * level)
+        np.testing.assert_array_equal(levels <= level, kept)
+    assert levels.max() == 11
+
+
+def test_margin_levels_need_lungs() -> None:
+    with pytest.raises(NoLungsFoundError):
+        margin_levels(np.zeros((70, 70), bool), step=0.01, count=20)

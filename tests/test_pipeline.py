@@ -16,18 +16,20 @@ from fakes import (
     tiny_classifier,
     tiny_resnet,
     tiny_segmenter,
+    with_pixels,
 )
 from safetensors.torch import save_file
 
 from cxrdemo import classifier as classifier_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointStore, file_sha256
-from cxrdemo.errors import CheckpointError, NoLungsFoundError
+from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
 from cxrdemo.export import analysis_to_json
 from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import Pipeline, cam_in_lung
 from cxrdemo.placement import Placement
-from cxrdemo.results import METHODS, Analysis, MaskingMode, SaliencyMap
+from cxrdemo.results import METHODS, Analysis, MaskingMode, SaliencyMap, Side
+from cxrdemo.segmenter import LungSegmenter
 
 
 def numbers(analysis: Analysis) -> dict:
@@ -241,3 +243,60 @@ def test_weights_are_frozen() -> None:
     assert not any(p.requires_grad for p in segmenter._network.parameters())
     assert not segmenter._network.training
     assert torch.is_grad_enabled()
+
+
+def test_a_click_changes_the_mask_without_another_look_at_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = Pipeline(tiny_segmenter(), {})
+    radiograph = noise_radiograph()
+    found = pipeline.find(radiograph)
+    monkeypatch.setattr(LungSegmenter, "embed", None)
+    corrected = pipeline.correct(found, click=(40.0, 50.0), add=True)
+    assert corrected.embedding is found.embedding
+    assert not np.array_equal(corrected.lungs.logits, found.lungs.logits)
+    with pytest.raises(PromptError, match="outside"):
+        pipeline.correct(found, click=(4000.0, 50.0))
+    with pytest.raises(PromptError):
+        pipeline.correct(found)
+
+
+def test_a_box_changes_the_mask_inside_itself_alone() -> None:
+    pipeline = Pipeline(tiny_segmenter(), {})
+    found = pipeline.find(noise_radiograph(hw=(160, 160)))
+    corrected = pipeline.correct(found, box=(0.0, 0.0, 80.0, 160.0))
+    half = found.lungs.logits.shape[1] // 2
+    np.testing.assert_array_equal(corrected.lungs.logits[:, half:], found.lungs.logits[:, half:])
+    assert not np.array_equal(corrected.lungs.logits[:, :half], found.lungs.logits[:, :half])
+
+
+def test_an_analysis_takes_the_mask_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = fake_pipeline()
+    radiograph = noise_radiograph()
+    whole = pipeline.analyse(radiograph)
+    assert whole.lungs is not None
+    half = replace(whole.lungs, sides=np.where(whole.lungs.sides == Side.RIGHT, 1, 0).astype("u1"))
+    monkeypatch.setattr(LungSegmenter, "embed", None)
+    again = pipeline.analyse(radiograph, lungs=half)
+    assert again.lungs is half
+    kept = again.readings[MaskingMode.TIGHT].kept
+    np.testing.assert_array_equal(kept, half.inside)
+
+
+def test_probes_read_each_margin_and_what_lies_outside_the_lungs() -> None:
+    pipeline = fake_pipeline()
+    radiograph = noise_radiograph()
+    analysis = pipeline.analyse(radiograph, margin=0.08)
+    assert analysis.lungs is not None
+    probes = pipeline.probe(radiograph, analysis.lungs, (0.02, 0.08))
+    assert [margin for margin, _ in probes.curve] == [0.02, 0.08]
+    np.testing.assert_array_equal(
+        probes.curve[1][1].logits, analysis.readings[MaskingMode.LOOSE].findings.logits
+    )
+    # Whatever lies inside the lungs cannot change the outside probe.
+    assert probes.outside is not None
+    pixels = np.where(analysis.lungs.inside, 0.5, radiograph.pixels)
+    painted = pipeline.probe(with_pixels(radiograph, pixels), analysis.lungs, ())
+    assert painted.outside is not None
+    np.testing.assert_array_equal(painted.outside.logits, probes.outside.logits)
+    assert painted.curve == ()
