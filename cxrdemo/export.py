@@ -1,7 +1,9 @@
-"""An analysis as JSON: the record that the command line writes and that others may rely on."""
+"""An analysis as JSON and CSV: records that others may rely on."""
 
+import csv
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +60,58 @@ def write_json(record: dict[str, Any], path: Path) -> None:
     """Writes a record; NaN never gets into a file."""
     text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+CSV_FIELDS: Final = (
+    "file",
+    "masking",
+    "label",
+    "probability",
+    "threshold",
+    "above",
+    "beats_chance",
+    "no_finding",
+    "cam_in_lung",
+    "warnings",
+    "error",
+)
+
+
+def rows_of(name: str, analysis: Analysis) -> list[dict[str, Any]]:
+    """One row per masking and label, with the fields of `CSV_FIELDS`; an absent one is empty."""
+    rows = []
+    for mode, reading in analysis.readings.items():
+        record = _reading(reading)
+        for finding in record["findings"]:
+            rows.append(
+                {
+                    "file": name,
+                    "masking": str(mode),
+                    **{key: finding[key] for key in finding if key in CSV_FIELDS},
+                    "no_finding": record["no_finding"]["score"],
+                    "cam_in_lung": record["cam_in_lung"][finding["label"]],
+                    "warnings": " ".join(analysis.warnings),
+                }
+            )
+    return rows or [{"file": name, "warnings": " ".join(analysis.warnings)}]
+
+
+def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """Writes rows of `CSV_FIELDS` and gives the path back.
+
+    A text that a spreadsheet would take for a formula is quoted with an apostrophe.
+    """
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, CSV_FIELDS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _harmless(value) for key, value in row.items()})
+    return path
+
+
+def _harmless(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def _lungs(lungs: LungMask, spacing: tuple[float, float] | None) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Source:
         steps: What the reader did, in order, in words for the user.
         tags: Whitelisted technical header fields, display name to value.
         warnings: What looks unusual and may mislead, in words for the user.
+        colourfulness: Share of pixels, 0..1, whose colour channels differ by more than a tenth of
+            their range; 0 for a grey image.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class Source:
     steps: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()
+    colourfulness: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,6 @@
 import asyncio
+import base64
+import csv
 import logging
 import os
 import re
@@ -6,29 +8,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import gradio as gr
 import numpy as np
 import pytest
-from fakes import BlindSegmenter, fake_pipeline, findings_spec
+from fakes import (
+    BlindSegmenter,
+    fake_pipeline,
+    findings_spec,
+    tiny_classifier,
+    tiny_segmenter,
+)
 
-from cxrdemo.checkpoints import Estimate
-from cxrdemo.examples import EXAMPLES
+from cxrdemo.checkpoints import Estimate, OperatingPoint
+from cxrdemo.examples import EXAMPLES, Example
+from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph, Source
+from cxrdemo.reading import read_radiograph
+from cxrdemo.rendering import grey, heat_overlay, masked_view
 from cxrdemo.results import MaskingMode
 from cxrdemo.ui import page as page_module
 from cxrdemo.ui import panels
 from cxrdemo.ui.page import (
-    analyse_again,
-    analyse_example,
-    analyse_upload,
+    Session,
+    accept_anyway,
     build_ui,
+    change_margin,
+    correct_mask,
     forget,
     launch_options,
-    show_masking,
+    open_example,
+    open_upload,
+    read_batch,
+    reset_mask,
+    undo_correction,
 )
+from cxrdemo.ui.payload import findings_part
 from cxrdemo.ui.serve import default_host, serve
 
 BUNDLED_EXAMPLES = Path(page_module.__file__).parent / "examples"
@@ -61,6 +80,12 @@ def _close_event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     asyncio.set_event_loop(None)
 
 
+@pytest.fixture(autouse=True)
+def _accept_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fakes' two ellipses are no lungs, and the gate would say so."""
+    monkeypatch.setattr(page_module, "check", lambda *_: ())
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return fake_pipeline()
@@ -72,15 +97,26 @@ def uploaded(tmp_path: Path, content: bytes, name: str = "doe-john.bin") -> str:
     return str(path)
 
 
-def shown_values(html: str) -> list[str]:
-    """The large numbers: five findings and No Finding."""
-    return re.findall(r"<b>(\d\.\d\d)</b>", html)
+Steps = list[tuple[Session, dict, str, str]]
 
 
-def test_only_the_network_events_share_the_models_queue(pipeline: Pipeline) -> None:
+def opened(pipeline: Pipeline, example: Example = EXAMPLES[0]) -> Steps:
+    return list(open_example(pipeline, example))
+
+
+def first_session(steps: Steps) -> Session:
+    return next(step[0] for step in steps if isinstance(step[0], Session))
+
+
+def last_payload(steps: Steps) -> dict:
+    return steps[-1][1]
+
+
+def test_every_network_event_shares_the_models_queue_and_is_private(pipeline: Pipeline) -> None:
     page = build_ui(pipeline)
     model_events = [fn for fn in page.fns.values() if fn.concurrency_id == "model"]
-    assert len(model_events) == 1 + len(EXAMPLES) + 1
+    # Upload, examples, the viewer's five questions, and the batch.
+    assert len(model_events) == 1 + len(EXAMPLES) + 5 + 1
     assert {fn.concurrency_limit for fn in model_events} == {1}
     assert page.get_api_info()["named_endpoints"] == {}
     assert page._queue.max_size == 16
@@ -91,39 +127,67 @@ def test_launch_options_are_known_to_launch_and_keep_no_history() -> None:
     options = launch_options()
     assert options["run_history"] is False
     assert options["show_error"] is False
-    assert all(path.is_file() for path in options["css_paths"])
-    assert "http" not in options["css_paths"][0].read_text(encoding="utf-8")
+    for path in options["css_paths"]:
+        assert "http" not in path.read_text(encoding="utf-8")
+
+
+def test_the_viewers_template_is_plain_html() -> None:
+    """Gradio would fill in what looks like a template expression."""
+    html = (Path(page_module.__file__).parent / "viewer.html").read_text(encoding="utf-8")
+    assert not re.search(r"\$\{|\{\{|`", html)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_upload_is_read_by_content_and_deleted(pipeline: Pipeline, tmp_path: Path, example) -> None:
     path = uploaded(tmp_path, (BUNDLED_EXAMPLES / example.name).read_bytes())
-    analysis, result, status, details = analyse_upload(pipeline, path, "none", 8)
+    steps = list(open_upload(pipeline, path))
     assert not Path(path).exists()
+    analysis = first_session(steps).analysis
     assert set(analysis.readings) == set(MaskingMode)
-    expected = analysis.readings[MaskingMode.NONE].findings
-    assert shown_values(result) == [
-        *(f"{value:.2f}" for value in expected.probabilities),
-        f"{expected.no_finding:.2f}",
-    ]
-    assert f"{example.side_px} x {example.side_px} px" in status
-    assert analysis.radiograph.source.kind in details
-    assert "doe-john" not in result + status + details
+    payload = last_payload(steps)
+    for mode, reading in analysis.readings.items():
+        sent = payload["maskings"][str(mode)]
+        assert [f["p"] for f in sent["findings"]] == reading.findings.probabilities.tolist()
+        assert sent["noFinding"] == reading.findings.no_finding
+        cells = [heat["cells"] for heat in sent["heat"]]
+        np.testing.assert_allclose(cells, [m.grid.ravel() for m in reading.saliency], rtol=1e-5)
+    assert payload["image"]["native"] == [example.side_px, example.side_px]
+    assert "doe-john" not in str(steps)
+
+
+def test_image_lungs_and_findings_come_one_after_the_other(pipeline: Pipeline) -> None:
+    payloads = [step[1] for step in opened(pipeline)]
+    assert ["lungs" in p for p in payloads] == [False, True, True, True]
+    assert ["maskings" in p for p in payloads] == [False, False, True, True]
+    assert [p["stage"] is None for p in payloads] == [False, False, True, True]
+    assert [bool(p.get("probes")) for p in payloads] == [False, False, False, True]
+    assert len({p["run"] for p in payloads}) == 4
+    assert len({p["study"] for p in payloads}) == 1
+
+
+def test_the_picture_sent_is_the_x_ray_to_the_bit(pipeline: Pipeline) -> None:
+    steps = opened(pipeline)
+    url = last_payload(steps)["image"]["url"]
+    png = np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8)
+    sent = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+    shown = grey(first_session(steps).analysis.radiograph)
+    np.testing.assert_array_equal(sent, shown[..., 0])
 
 
 def test_example_is_marked_as_synthetic_wherever_it_is_shown(pipeline: Pipeline) -> None:
     for example in EXAMPLES:
-        analysis, result, status, _ = analyse_example(pipeline, example, "none", 8)
-        assert "SYNTHETIC" in result
+        steps = opened(pipeline, example)
+        assert last_payload(steps)["synthetic"] is True
+        _, _, status, details = next(s for s in steps if isinstance(s[0], Session))
         assert "SYNTHETIC" in status
-        assert panels.SYNTHETIC in analysis.warnings
+        assert "SYNTHETIC" in details
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100, b"\x89PNG\r\n\x1a\nbroken"])
 def test_broken_upload_is_told_in_words(pipeline: Pipeline, tmp_path: Path, content: bytes) -> None:
     path = uploaded(tmp_path, content)
     with pytest.raises(gr.Error) as caught:
-        analyse_upload(pipeline, path, "none", 8)
+        list(open_upload(pipeline, path))
     assert len(caught.value.message.split()) > 5
     assert "doe-john" not in caught.value.message
     assert caught.value.print_exception is False
@@ -140,39 +204,69 @@ def test_unexpected_failure_shows_only_its_number(
 
     monkeypatch.setattr(pipeline, "analyse", fail)
     with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as caught:
-        analyse_upload(pipeline, uploaded(tmp_path, DICOM.read_bytes()), "none", 8)
+        list(open_upload(pipeline, uploaded(tmp_path, DICOM.read_bytes())))
     assert "doe-john" not in caught.value.message
     incident = re.search(r"Incident (\w{8})", caught.value.message)
     assert incident is not None
     assert incident[1] in caplog.text
 
 
-def test_masking_switch_shows_other_numbers_without_a_network(
-    monkeypatch: pytest.MonkeyPatch,
+def test_margin_reads_the_loose_masking_again_and_no_other(pipeline: Pipeline) -> None:
+    session = first_session(opened(pipeline))
+    ((after, payload, *_),) = change_margin(pipeline, session, {"margin": 0.15})
+    for mode in (MaskingMode.NONE, MaskingMode.TIGHT):
+        assert after.analysis.readings[mode] is session.analysis.readings[mode]
+    assert after.analysis.readings[MaskingMode.LOOSE].margin == pytest.approx(0.15)
+    assert payload["study"] == session.study
+    assert "image" not in payload
+
+
+def test_corrections_are_undone_one_by_one_or_all_at_once() -> None:
+    pipeline = Pipeline(tiny_segmenter(), {mode: tiny_classifier(mode) for mode in MaskingMode})
+    start = first_session(opened(pipeline))
+    click = {"kind": "click", "x": 100.0, "y": 120.0, "add": True}
+    box = {"kind": "box", "x0": 10.0, "y0": 10.0, "x1": 300.0, "y1": 500.0}
+    once = first_session(list(correct_mask(pipeline, start, click)))
+    twice = first_session(list(correct_mask(pipeline, once, box)))
+    assert start.found is not None
+    assert twice.history == (start.found, once.found)
+    assert twice.analysis.lungs is None or twice.analysis.lungs is twice.found.lungs
+    back = first_session(list(undo_correction(pipeline, twice, {})))
+    assert back.found is once.found
+    automatic = first_session(list(reset_mask(pipeline, twice, {})))
+    assert automatic.found is start.found
+    assert automatic.history == ()
+
+
+def test_a_prompt_outside_the_image_is_told_in_words() -> None:
+    pipeline = Pipeline(tiny_segmenter(), {})
+    session = first_session(opened(pipeline))
+    with pytest.raises(gr.Error, match="outside"):
+        list(correct_mask(pipeline, session, {"kind": "click", "x": -5.0, "y": 0.0, "add": True}))
+
+
+def test_a_doubtful_image_shows_no_number_until_the_user_asks(
+    monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline
 ) -> None:
-    pipeline = fake_pipeline()
-    analysis, first, *_ = analyse_example(pipeline, EXAMPLES[0], "none", 8)
-    monkeypatch.delattr(Pipeline, "analyse")
-    pages = {mode: show_masking(pipeline, analysis, mode.value) for mode in MaskingMode}
-    assert pages[MaskingMode.NONE] == first
-    assert len({tuple(shown_values(html)) for html in pages.values()}) == 3
-    for mode, html in pages.items():
-        assert f"Probabilities, masking {mode}" in html
-        assert html.count("<img") == 2 + len(FINDINGS) + 1
+    doubt = Doubt("inverted", "Bones are dark.")
+    monkeypatch.setattr(page_module, "check", lambda *_: (doubt,))
+    steps = opened(pipeline)
+    payload = last_payload(steps)
+    assert payload["doubts"] == [doubt.message]
+    assert payload["withheld"] is True
+    assert not payload["maskings"]
+    assert not payload.get("probes")
+    after = list(accept_anyway(pipeline, first_session(steps), {}))
+    payload = last_payload(after)
+    assert payload["withheld"] is False
+    assert payload["doubts"] == [doubt.message]
+    assert set(after[0][1]["maskings"]) == {"none", "loose", "tight"}
 
 
-def test_margin_reads_the_same_image_again(pipeline: Pipeline) -> None:
-    analysis, *_ = analyse_example(pipeline, EXAMPLES[0], "loose", 8)
-    again, result, *_ = analyse_again(pipeline, analysis, "loose", 15)
-    assert again.radiograph is analysis.radiograph
-    assert again.readings[MaskingMode.LOOSE].margin == pytest.approx(0.15)
-    assert "15% of their height" in result
-
-
-def test_events_before_any_image_do_nothing(pipeline: Pipeline) -> None:
-    assert show_masking(pipeline, None, "tight") == panels.welcome()
-    assert analyse_again(pipeline, None, "tight", 8) == gr.skip()
-    assert forget()[0] is None
+def test_clear_forgets_everything() -> None:
+    session, payload, *_ = forget()
+    assert session is None
+    assert payload["clear"] is True
 
 
 def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
@@ -180,23 +274,15 @@ def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
     source = Source(evil, 8, steps=(evil,), tags={evil: evil}, warnings=(evil,))
     pixels = np.random.default_rng(0).random((96, 96), np.float32)
     analysis = pipeline.analyse(Radiograph(pixels, source=source))
-    html = (
-        panels.result(analysis, MaskingMode.NONE, None)
-        + panels.status(analysis)
-        + panels.how_read(analysis)
-    )
+    html = panels.status(analysis) + panels.how_read(analysis)
     assert "<script" not in html
-    assert html.count("&lt;script&gt;") == 6
+    assert html.count("&lt;script&gt;") == 7
 
 
-def test_image_without_lungs_shows_no_mask_and_no_masked_finding() -> None:
-    pipeline = fake_pipeline(BlindSegmenter())
-    analysis, whole, *_ = analyse_example(pipeline, EXAMPLES[0], "none", 8)
-    assert "no lung mask" in whole
-    tight = show_masking(pipeline, analysis, "tight")
-    assert "No finding is shown for masking" in tight
-    assert shown_values(tight) == []
-    assert "gave no result" in tight
+def test_image_without_lungs_has_no_outline_and_no_masked_finding() -> None:
+    payload = last_payload(opened(fake_pipeline(BlindSegmenter())))
+    assert payload["lungs"] is None
+    assert set(payload["maskings"]) == {"none"}
 
 
 def test_page_without_checkpoints_says_what_is_missing_and_shows_no_finding() -> None:
@@ -204,22 +290,51 @@ def test_page_without_checkpoints_says_what_is_missing_and_shows_no_finding() ->
     config = str(build_ui(empty).get_config_file())
     for part in ("lung segmenter", *(f"masking &#x27;{mode}&#x27;" for mode in MaskingMode)):
         assert part in config
-    analysis, result, *_ = analyse_example(empty, EXAMPLES[0], "none", 8)
-    assert not analysis.readings
-    assert shown_values(result) == []
-    assert "No classifier for masking" in result
+    payload = last_payload(opened(empty))
+    assert payload["lungs"] is None
+    assert payload["maskings"] == {}
 
 
-def test_measured_operating_point_is_shown_with_its_interval(pipeline: Pipeline) -> None:
-    analysis, *_ = analyse_example(pipeline, EXAMPLES[0], "none", 8)
+def test_measured_figures_reach_the_viewer_with_their_intervals(pipeline: Pipeline) -> None:
+    analysis = first_session(opened(pipeline)).analysis
     spec = findings_spec(MaskingMode.NONE)
-    assert "sensitivity" not in panels.result(analysis, MaskingMode.NONE, spec)
     measured = tuple(
-        replace(label, sensitivity=Estimate(0.71, 0.55, 0.84, 22)) for label in spec.labels
+        replace(
+            label,
+            sensitivity=Estimate(0.71, 0.55, 0.84, 22),
+            others=(OperatingPoint("high sensitivity", 0.2, "rule"),),
+        )
+        for label in spec.labels
     )
-    html = panels.result(analysis, MaskingMode.NONE, replace(spec, labels=measured))
-    assert html.count("at this threshold: sensitivity 0.71 (0.55-0.84, n=22)") == len(FINDINGS)
-    assert html.count("on test patients: AUROC 0.80 (0.70-0.90, n=20)") == len(FINDINGS)
+    specs = {MaskingMode.NONE: replace(spec, labels=measured)}
+    for finding in findings_part(analysis, specs)["maskings"]["none"]["findings"]:
+        assert finding["auroc"] == "0.80 (0.70-0.90, n = 20)"
+        assert [point["name"] for point in finding["points"]] == ["balanced", "high sensitivity"]
+        assert finding["points"][0]["sensitivity"] == "0.71 (0.55-0.84, n = 22)"
+
+
+def test_about_shows_every_figure(pipeline: Pipeline) -> None:
+    html = panels.about(None, {MaskingMode.NONE: findings_spec(MaskingMode.NONE)})
+    assert html.count("0.800 (0.700 to 0.900, n = 20)") == len(FINDINGS)
+    assert "No lung segmenter is installed" in html
+
+
+def test_a_batch_reads_every_file_and_names_the_bad_one(pipeline: Pipeline, tmp_path: Path) -> None:
+    good = uploaded(tmp_path, DICOM.read_bytes(), "good.dcm")
+    bad = uploaded(tmp_path, b"junk" * 100, "=bad.png")
+    steps = list(read_batch(pipeline, [bad, good], "none"))
+    table, _, done = steps[-1]
+    assert [row[0] for row in table] == ["=bad.png", "good.dcm"]
+    assert "Expected a chest X-ray" in table[0][-1]
+    assert re.fullmatch(r"0\.\d\d( above)?", table[1][1])
+    assert not Path(good).exists()
+    with Path(done["value"]).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["file"] == "'=bad.png"
+    assert rows[0]["error"]
+    assert len(rows) == 1 + len(FINDINGS) * len(MaskingMode)
+    with pytest.raises(gr.Error, match="Choose"):
+        list(read_batch(pipeline, None, "none"))
 
 
 @pytest.mark.parametrize(
@@ -266,10 +381,11 @@ def served(pipeline: Pipeline) -> Iterator[str]:
 # Gradio's queue statistics use what pandas 4 will drop.
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
-def test_a_reading_session_in_a_browser(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_reading_session_in_a_browser(tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     expect = sync_api.expect
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=30_000)
+    pipeline = fake_pipeline()
     with served(pipeline) as url, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
         tab = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -282,41 +398,97 @@ def test_a_reading_session_in_a_browser(pipeline: Pipeline, tmp_path: Path) -> N
             lambda message: complaints.append(message.text) if message.type == "error" else None,
         )
         tab.goto(url)
-        expect(tab.get_by_text("not a medical device")).to_be_visible()
+        expect(tab.get_by_text("not a medical device").first).to_be_visible()
         expect(tab.locator("body")).to_have_class(re.compile("dark"))
+        assert tab.evaluate("document.documentElement.scrollHeight") <= 900
 
         # A DICOM file without its suffix: five probabilities and No Finding.
-        nameless = uploaded(tmp_path, DICOM.read_bytes(), "export")
-        tab.set_input_files("input[type=file]", nameless)
-        values = tab.locator(".cxr-row b")
+        upload = tab.locator(".cxr-open input[type=file]")
+        upload.set_input_files(uploaded(tmp_path, DICOM.read_bytes(), "export"))
+        values = tab.locator(".cxv-row b")
         expect(values).to_have_count(len(FINDINGS) + 1)
-        before = values.all_text_contents()
-        picture = tab.get_by_alt_text("X-ray as the classifier is given it, masking none")
-        picture_before = picture.get_attribute("src")
+        expect(tab.locator(".cxv-curve")).to_be_visible()
+        analysis = pipeline.analyse(read_radiograph(DICOM))
+        for key, mode in (("1", MaskingMode.NONE), ("2", MaskingMode.LOOSE), ("3", "tight")):
+            tab.keyboard.press(key)
+            found = analysis.readings[MaskingMode(mode)].findings
+            expected = [f"{p:.2f}" for p in (*found.probabilities, found.no_finding)]
+            expect(values).to_have_text(expected)
 
-        tab.get_by_label("Tight", exact=True).check()
-        masked = tab.get_by_alt_text("X-ray as the classifier is given it, masking tight")
-        expect(masked).to_be_visible()
-        assert masked.get_attribute("src") != picture_before
-        after = values.all_text_contents()
-        assert after != before
+        # Everything from here to the broken file is drawn without a request.
+        seen = len(requests)
+        tab.keyboard.press("m")
+        left, right = tab.locator(".cxv-pane canvas").all()
+
+        def saved(pane: Any) -> np.ndarray:
+            pane.click(position={"x": 5, "y": 5})
+            with tab.expect_download() as download:
+                tab.keyboard.press("s")
+            image = cv2.imread(str(download.value.path()))[..., ::-1].astype(int)
+            return image[: analysis.radiograph.hw[0]]
+
+        tight = analysis.readings[MaskingMode.TIGHT]
+        # The mask's edge is interpolated there and not here: 3 px around it are left out.
+        near = cv2.morphologyEx(
+            tight.kept.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)
+        )
+        off = np.abs(saved(left) - masked_view(analysis.radiograph, tight))[near == 0]
+        assert off.max() <= 2
+        index = int(np.argmax([heat.peak for heat in tight.saliency]))
+        for _ in range(index):
+            tab.keyboard.press("ArrowDown")
+        faded = 1.0 if tight.findings.above[index] else 0.4
+        heat = heat_overlay(
+            analysis.radiograph, tight.saliency[index], peak=analysis.peak, opacity=0.5 * faded
+        )
+        assert np.abs(heat - grey(analysis.radiograph).astype(int)).max() > 10
+        assert np.abs(saved(right) - heat).max() <= 2
+
+        for key, panes in (("c", 3), ("g", 5), ("v", 2)):
+            tab.keyboard.press(key)
+            expect(tab.locator(".cxv-pane")).to_have_count(panes)
+        tab.keyboard.press("?")
+        expect(tab.get_by_text("Keyboard and mouse", exact=True)).to_be_visible()
+        tab.keyboard.press("Escape")
+        assert [r for r in requests[seen:] if not r.startswith(("data:", "blob:"))] == []
+
+        # A wider margin: the loose numbers follow.
+        tab.keyboard.press("2")
+        for _ in range(6):
+            tab.keyboard.press("]")
+        wider = pipeline.analyse(read_radiograph(DICOM), margin=0.14).readings[MaskingMode.LOOSE]
+        expect(values.nth(0)).to_have_text(f"{wider.findings.probabilities[0]:.2f}")
+        expect(tab.locator("[data-out=margin]")).to_contain_text("14 %")
+
+        # A click on the picture corrects the mask, and undo takes it back.
+        tab.keyboard.press("f")
+        left.click(position={"x": 150, "y": 200})
+        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+        tab.keyboard.press("z")
+        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+        tab.keyboard.press("Escape")
 
         # A broken file: the reason in words, and the result of the first one stays.
-        tab.set_input_files("input[type=file]", uploaded(tmp_path, b"junk" * 100, "broken.dcm"))
+        after = values.all_text_contents()
+        upload.set_input_files(uploaded(tmp_path, b"junk" * 100, "broken.dcm"))
         expect(tab.get_by_test_id("toast-body")).to_contain_text("Expected a chest X-ray")
-        expect(tab.locator(".cxr-drop")).not_to_contain_text("broken")
         assert values.all_text_contents() == after
-        tab.get_by_label("None", exact=True).check()
-        expect(picture).to_be_visible()
-        assert values.all_text_contents() == before
 
-        # A phone needs no scrolling sideways.
+        # Another visitor sees nothing of it.
+        other = browser.new_page()
+        other.goto(url)
+        expect(other.locator(".cxv-panes")).to_be_visible()
+        assert other.locator(".cxv-row").count() == 0
+        other.close()
+
+        # A phone needs no scrolling sideways, and its targets are large enough for a finger.
         tab.set_viewport_size({"width": 390, "height": 844})
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        heights = "[...document.querySelectorAll('.cxv-bar button')].filter(b => b.offsetParent)"
+        assert tab.evaluate(f"Math.min(...{heights}.map(b => b.offsetHeight))") >= 44
 
-        tab.get_by_role("button", name="Clear").click()
-        expect(tab.get_by_text("No image yet").first).to_be_visible()
-        expect(values).to_have_count(0)
+        tab.get_by_text("Clear", exact=True).click()
+        expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
         browser.close()
     assert complaints == []
     local = (url, "data:", "blob:")

@@ -21,6 +21,7 @@ LEVELS = {
     "examples": 4,
     "segmenter": 4,
     "masking": 4,
+    "gate": 4,
     "classifier": 4,
     "saliency": 5,
     "pipeline": 6,

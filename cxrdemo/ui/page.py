@@ -1,13 +1,15 @@
 """The page: layout, events, and what a user sees when something goes wrong.
 
-An upload reads all three maskings at once; the masking switch only draws the stored analysis anew.
+An upload reads all three maskings at once and sends the viewer everything it may be asked to show;
+toggles and sliders then work in the browser alone. Only an upload, a margin let go of, a mask
+correction and an override come back here.
 """
 
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,25 +18,38 @@ import gradio as gr
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.examples import EXAMPLES, Example
-from cxrdemo.masking import DEFAULT_MARGIN
-from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+from cxrdemo.gate import check
+from cxrdemo.pipeline import ALL_MASKINGS, Found, Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Analysis, MaskingMode
-from cxrdemo.ui import panels
+from cxrdemo.ui import batch, panels
+from cxrdemo.ui.payload import (
+    PROBED_MARGINS,
+    Payload,
+    findings_part,
+    image_part,
+    lungs_part,
+    probes_part,
+)
 
 TITLE: Final = "Chest X-ray viewer"
 
+BATCH_HINT: Final = (
+    "Numbers above their threshold are marked so; a question mark stands where the weights were "
+    "not shown to beat chance."
+)
+
 _FOLDER: Final = Path(__file__).parent
 _ERROR_SECONDS: Final = 15
-_MARGIN_PERCENT: Final = (2, 20)
+
+_QUIET: Final[dict[str, Any]] = {"api_visibility": "private", "show_progress": "hidden"}
 
 _MODEL_EVENT: Final[dict[str, Any]] = {
+    **_QUIET,
     "concurrency_id": "model",
     # On every event of the group: Gradio takes the limit of whichever comes first.
     "concurrency_limit": 1,
-    "api_visibility": "private",
-    "show_progress": "minimal",
 }
 
 _DARK_FIRST: Final = """
@@ -48,86 +63,141 @@ _TOGGLE_LIGHT: Final = "() => { document.body.classList.toggle('dark'); }"
 
 _log = logging.getLogger(__name__)
 
-Shown = tuple[Analysis, str, str, str]
-"""The analysis to keep, then the HTML of result, status and how the image was read."""
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What the page keeps for one visitor between two events.
+
+    Attributes:
+        study: Identifies the image, for the viewer.
+        analysis: What is shown.
+        found: The mask and the embedding to correct it from; None without a segmenter.
+        history: Masks before each correction, the automatic one first.
+        doubts: Why the image may not be one that the models can read.
+        accepted: Whether the user asked for the numbers in spite of the doubts.
+    """
+
+    study: str
+    analysis: Analysis
+    found: Found | None
+    history: tuple[Found, ...] = ()
+    doubts: tuple[str, ...] = ()
+    accepted: bool = False
+
+    @property
+    def withheld(self) -> bool:
+        """Whether no number is shown."""
+        return bool(self.doubts) and not self.accepted
+
+
+Shown = tuple[Any, Any, Any, Any]
+"""The session to keep, the viewer's payload, and the HTML of status and remarks."""
 
 
 def build_ui(pipeline: Pipeline) -> gr.Blocks:
     """The viewer over a pipeline, with its queue configured; launch it with `launch_options`."""
+    specs = {mode: pipeline.classifier_spec(mode) for mode in ALL_MASKINGS}
     page = gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
     )
     with page:
         gr.HTML(panels.HEADER)
-        gr.HTML(
-            panels.missing_parts(
-                pipeline.segmenter_spec,
-                {mode: pipeline.classifier_spec(mode) for mode in ALL_MASKINGS},
-            ),
-            visible=not pipeline.is_complete,
-        )
-        analysis = gr.State(None)
-        with gr.Row(elem_classes="cxr-main"):
-            with gr.Column(scale=0, min_width=260, elem_classes="cxr-controls"):
-                upload = gr.File(label="DICOM, PNG or JPEG", height=130, elem_classes="cxr-drop")
-                examples = [
-                    (gr.Button(_example_title(example), size="sm"), example) for example in EXAMPLES
-                ]
-                masking = gr.Radio(
-                    [(mode.capitalize(), mode.value) for mode in ALL_MASKINGS],
-                    value=MaskingMode.NONE.value,
-                    label="Masking",
-                    elem_classes="cxr-masking",
+        with gr.Tabs(elem_classes="cxr-tabs"):
+            with gr.Tab("Read"):
+                gr.HTML(
+                    panels.missing_parts(pipeline.segmenter_spec, specs),
+                    visible=not pipeline.is_complete,
                 )
-                margin = gr.Slider(
-                    *_MARGIN_PERCENT,
-                    value=round(100 * _default_margin(pipeline)),
-                    step=1,
-                    label="Loose margin, %",
-                )
-                status = gr.HTML(elem_classes="cxr-status-box", min_height=44)
-                with gr.Row():
-                    clear = gr.Button("Clear", size="sm", min_width=80)
-                    theme = gr.Button("Light / dark", size="sm", min_width=80)
-            with gr.Column(min_width=300):
-                result = gr.HTML(panels.welcome())
-                with gr.Accordion("How this image was read", open=False):
-                    details = gr.HTML("<p>No image yet.</p>")
-
-        shown = [analysis, result, status, details]
-        settings = [masking, margin]
-        # Only the status line tells of progress, so that pictures neither flicker nor vanish.
-        model_event = {**_MODEL_EVENT, "outputs": shown, "show_progress_on": status}
-        opened = upload.upload(
-            partial(analyse_upload, pipeline), [upload, *settings], **model_event
-        )
-        # The drop zone is ready for the next file at once, whether or not this one could be read;
-        # what it held is deleted, and the result of a readable image before it stays.
-        # `then` would not run after an error (Gradio 6.31).
-        for ended in (opened.success, opened.failure):
-            ended(lambda: None, None, upload, api_visibility="private", show_progress="hidden")
-        for button, example in examples:
-            button.click(partial(analyse_example, pipeline, example), settings, **model_event)
-        margin.release(partial(analyse_again, pipeline), [analysis, *settings], **model_event)
-        masking.input(
-            partial(show_masking, pipeline),
-            [analysis, masking],
-            result,
-            api_visibility="private",
-            show_progress="hidden",
-            trigger_mode="always_last",
-        )
-        clear.click(forget, None, shown, api_visibility="private", show_progress="hidden")
-        theme.click(None, js=_TOGGLE_LIGHT, api_visibility="private")
-
-        def free_session(request: gr.Request) -> None:
-            """Drops the analysis of a closed tab at once; Gradio itself waits an hour."""
-            if request.session_hash:
-                page.app.state_holder.delete_state(request.session_hash)
-
-        page.unload(free_session)
+                _read_tab(page, pipeline)
+            with gr.Tab("Batch"):
+                _batch_tab(pipeline)
+            with gr.Tab("About & limits"):
+                gr.HTML(panels.about(pipeline.segmenter_spec, specs), elem_classes="cxr-about")
     page.queue(max_size=16, api_open=False)
     return page
+
+
+def _read_tab(page: gr.Blocks, pipeline: Pipeline) -> None:
+    session = gr.State(None)
+    with gr.Row(elem_classes="cxr-open"):
+        upload = gr.UploadButton(
+            "Open a DICOM, PNG or JPEG",
+            variant="primary",
+            size="sm",
+            scale=0,
+            min_width=210,
+            elem_classes="cxr-drop",
+        )
+        examples = [
+            (gr.Button(_example_title(example), size="sm", scale=0, min_width=140), example)
+            for example in EXAMPLES
+        ]
+        status = gr.HTML(panels.status(None), elem_classes="cxr-status-box")
+        stop = gr.Button("Stop", size="sm", scale=0, min_width=60)
+        clear = gr.Button("Clear", size="sm", scale=0, min_width=60)
+        theme = gr.Button("Light / dark", size="sm", scale=0, min_width=100)
+    viewer = gr.HTML(
+        None,
+        html_template=(_FOLDER / "viewer.html").read_text(encoding="utf-8"),
+        js_on_load=(_FOLDER / "viewer.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+    )
+    with gr.Accordion("Remarks, and how this image was read", open=False, elem_classes="cxr-how"):
+        details = gr.HTML("<p>No image yet.</p>")
+
+    shown = [session, viewer, status, details]
+    model_event = {**_MODEL_EVENT, "outputs": shown}
+    events: list[Any] = [upload.upload(partial(open_upload, pipeline), upload, **model_event)]
+    events += [
+        button.click(partial(open_example, pipeline, example), None, **model_event)
+        for button, example in examples
+    ]
+    asked: list[tuple[Any, Callable[..., Any]]] = [
+        (viewer.margin_changed, change_margin),
+        (viewer.mask_prompt, correct_mask),
+        (viewer.mask_undo, undo_correction),
+        (viewer.mask_reset, reset_mask),
+        (viewer.accept_anyway, accept_anyway),
+    ]
+    for listen, answer in asked:
+        events.append(listen(_with_detail(partial(answer, pipeline)), session, **model_event))
+    for event in events:
+        # `then` would not run after an error (Gradio 6.31).
+        event.failure(failed, None, viewer, **_QUIET)
+    stop.click(stopped, None, [viewer, status], cancels=events, **_QUIET)
+    clear.click(forget, None, shown, **_QUIET)
+    theme.click(None, js=_TOGGLE_LIGHT, api_visibility="private")
+
+    def free_session(request: gr.Request) -> None:
+        """Drops the session of a closed tab at once; Gradio itself waits an hour."""
+        if request.session_hash:
+            page.app.state_holder.delete_state(request.session_hash)
+
+    page.unload(free_session)
+
+
+def _batch_tab(pipeline: Pipeline) -> None:
+    with gr.Row():
+        files = gr.File(label="DICOM, PNG or JPEG files", file_count="multiple", height=140)
+        with gr.Column(scale=0, min_width=260):
+            masking = gr.Radio(
+                [(mode.capitalize(), mode.value) for mode in ALL_MASKINGS],
+                value=MaskingMode.NONE.value,
+                label="Masking shown in the table",
+            )
+            with gr.Row():
+                start = gr.Button("Read all", variant="primary", min_width=100)
+                stop = gr.Button("Stop", min_width=80)
+    progress = gr.HTML(panels.note(BATCH_HINT))
+    table = gr.Dataframe(headers=list(batch.HEADERS), interactive=False, wrap=True)
+    download = gr.DownloadButton("Download CSV (all maskings)", interactive=False)
+    running = start.click(
+        partial(read_batch, pipeline),
+        [files, masking],
+        [table, progress, download],
+        **_MODEL_EVENT,
+    )
+    stop.click(lambda: panels.note("Stopped."), None, progress, cancels=[running], **_QUIET)
 
 
 def launch_options() -> dict[str, Any]:
@@ -139,7 +209,7 @@ def launch_options() -> dict[str, Any]:
             font=("system-ui", "sans-serif"),
             font_mono=("ui-monospace", "monospace"),
         ),
-        "css_paths": [_FOLDER / "style.css"],
+        "css_paths": [_FOLDER / "style.css", _FOLDER / "viewer.css"],
         "head": _DARK_FIRST,
         "ssr_mode": False,
         # It would write file names into the browser's storage.
@@ -150,73 +220,186 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def analyse_upload(pipeline: Pipeline, path: str, masking: str, margin_percent: float) -> Shown:
-    """Reads an uploaded file, deletes it, and analyses the image."""
+def open_upload(pipeline: Pipeline, path: str) -> Iterator[Shown]:
+    """Reads an uploaded file, deletes it, and analyses the image stage by stage."""
     with _errors_in_words():
         try:
             radiograph = read_radiograph(Path(path))
         finally:
             Path(path).unlink(missing_ok=True)
-        return _analyse(pipeline, radiograph, masking, margin_percent)
+        yield from _open(pipeline, radiograph)
 
 
-def analyse_example(
-    pipeline: Pipeline, example: Example, masking: str, margin_percent: float
-) -> Shown:
+def open_example(pipeline: Pipeline, example: Example) -> Iterator[Shown]:
     """Analyses a bundled example, marked as synthetic wherever it is shown."""
     with _errors_in_words():
         radiograph = read_radiograph(_FOLDER / "examples" / example.name)
         source = radiograph.source
         marked = replace(source, warnings=(panels.SYNTHETIC, *source.warnings))
-        return _analyse(pipeline, replace(radiograph, source=marked), masking, margin_percent)
+        yield from _open(pipeline, replace(radiograph, source=marked))
 
 
-def analyse_again(
-    pipeline: Pipeline, analysis: Analysis | None, masking: str, margin_percent: float
-) -> Any:
-    """Analyses the image on the page with another loose margin."""
-    if analysis is None:
-        return gr.skip()
+def change_margin(pipeline: Pipeline, session: Session, detail: dict[str, Any]) -> Iterator[Shown]:
+    """Reads the loose masking again at another margin; the others stay as they are."""
+    before = session.analysis
     with _errors_in_words():
-        return _analyse(pipeline, analysis.radiograph, masking, margin_percent)
+        loose = pipeline.analyse(
+            before.radiograph,
+            lungs=before.lungs,
+            maskings=[MaskingMode.LOOSE],
+            margin=float(detail["margin"]),
+        )
+    readings = {**before.readings, **loose.readings}
+    analysis = replace(before, readings=readings, warnings=loose.warnings)
+    yield _shown(pipeline, replace(session, analysis=analysis))
 
 
-def show_masking(pipeline: Pipeline, analysis: Analysis | None, masking: str) -> str:
-    """Draws the stored analysis for another masking. Runs no network."""
-    if analysis is None:
-        return panels.welcome()
+def correct_mask(pipeline: Pipeline, session: Session, detail: dict[str, Any]) -> Iterator[Shown]:
+    """Corrects the mask by a click or a box and reads the findings again."""
+    if session.found is None:
+        raise gr.Error("There is no lung segmenter, so no mask to correct.", print_exception=False)
     with _errors_in_words():
-        mode = MaskingMode(masking)
-        return panels.result(analysis, mode, pipeline.classifier_spec(mode))
+        if detail["kind"] == "box":
+            box = tuple(float(detail[name]) for name in ("x0", "y0", "x1", "y1"))
+            found = pipeline.correct(session.found, box=box)  # type: ignore[arg-type]
+        else:
+            click = (float(detail["x"]), float(detail["y"]))
+            found = pipeline.correct(session.found, click=click, add=bool(detail["add"]))
+        history = (*session.history, session.found)
+        yield from _read_again(pipeline, replace(session, found=found, history=history))
 
 
-def forget() -> tuple[None, str, str, str]:
+def undo_correction(pipeline: Pipeline, session: Session, _: dict[str, Any]) -> Iterator[Shown]:
+    """Takes back the last correction."""
+    if not session.history:
+        yield gr.skip(), _payload(session), gr.skip(), gr.skip()
+        return
+    *history, found = session.history
+    with _errors_in_words():
+        yield from _read_again(pipeline, replace(session, found=found, history=tuple(history)))
+
+
+def reset_mask(pipeline: Pipeline, session: Session, _: dict[str, Any]) -> Iterator[Shown]:
+    """Takes back all corrections."""
+    if not session.history:
+        yield gr.skip(), _payload(session), gr.skip(), gr.skip()
+        return
+    with _errors_in_words():
+        yield from _read_again(pipeline, replace(session, found=session.history[0], history=()))
+
+
+def accept_anyway(pipeline: Pipeline, session: Session, _: dict[str, Any]) -> Iterator[Shown]:
+    """Shows the numbers of an image that the gate holds back; the doubts stay in sight."""
+    yield from _with_probes(pipeline, replace(session, accepted=True))
+
+
+def forget() -> Shown:
     """The page as it was before any image."""
-    return None, panels.welcome(), "", "<p>No image yet.</p>"
+    return None, _payload(clear=True), panels.status(None), "<p>No image yet.</p>"
 
 
-def _analyse(
-    pipeline: Pipeline, radiograph: Radiograph, masking: str, margin_percent: float
-) -> Shown:
-    analysis = pipeline.analyse(radiograph, margin=margin_percent / 100)
-    return (
-        analysis,
-        show_masking(pipeline, analysis, masking),
-        panels.status(analysis),
-        panels.how_read(analysis),
-    )
+def failed() -> Payload:
+    """Tells the viewer that no answer will come."""
+    return _payload(failed=True)
 
 
-def _default_margin(pipeline: Pipeline) -> float:
-    spec = pipeline.classifier_spec(MaskingMode.LOOSE)
-    return (spec.margin if spec else 0.0) or DEFAULT_MARGIN
+def stopped() -> tuple[Payload, str]:
+    """Tells the viewer and the status line that the user stopped."""
+    return _payload(failed=True), panels.note("Stopped.")
+
+
+def read_batch(
+    pipeline: Pipeline, paths: list[str] | None, masking: str
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Reads file after file into a table; a bad file is a row with its reason."""
+    if not paths:
+        raise gr.Error("Choose some files first.", print_exception=False)
+    files = [Path(path) for path in paths]
+    for table, count, csv_path in batch.read_files(pipeline, files, MaskingMode(masking)):
+        done = gr.skip() if csv_path is None else gr.update(value=str(csv_path), interactive=True)
+        yield table, panels.note(f"{count} of {len(files)} files read."), done
+
+
+def _open(pipeline: Pipeline, radiograph: Radiograph) -> Iterator[Shown]:
+    """Image, then lungs, then findings, then probes: each is shown as soon as it is there."""
+    study = secrets.token_hex(4)
+    bare = Analysis(radiograph, None, {}, (), {}, ())
+    parts: Payload = {"study": study, "synthetic": panels.SYNTHETIC in radiograph.source.warnings}
+    parts |= image_part(bare) | {"stage": "Finding the lungs…"}
+    yield gr.skip(), _payload(**parts), panels.note("Finding the lungs…"), gr.skip()
+    found = pipeline.find(radiograph) if pipeline.segmenter_spec else None
+    lungs = found.lungs if found else None
+    doubts = tuple(doubt.message for doubt in check(radiograph, lungs))
+    parts |= lungs_part(replace(bare, lungs=lungs)) | {"stage": "Reading the findings…"}
+    yield gr.skip(), _payload(**parts), panels.note("Reading the findings…"), gr.skip()
+    analysis = pipeline.analyse(radiograph, lungs=lungs)
+    session = Session(study, analysis, found, doubts=doubts)
+    for kept, payload, *rest in _with_probes(pipeline, session):
+        parts = parts | payload
+        yield kept, parts, *rest
+
+
+def _read_again(pipeline: Pipeline, session: Session) -> Iterator[Shown]:
+    """The same image with another mask."""
+    radiograph, found = session.analysis.radiograph, session.found
+    lungs = found.lungs if found else None
+    loose = session.analysis.readings.get(MaskingMode.LOOSE)
+    analysis = pipeline.analyse(radiograph, lungs=lungs, margin=loose.margin if loose else None)
+    # A mask made by hand answers the doubts about the automatic one, and only those.
+    doubts = tuple(doubt.message for doubt in check(radiograph, lungs))
+    yield from _with_probes(pipeline, replace(session, analysis=analysis, doubts=doubts))
+
+
+def _with_probes(pipeline: Pipeline, session: Session) -> Iterator[Shown]:
+    """The findings at once, then what they hang on."""
+    yield _shown(pipeline, session, probes=None)
+    analysis = session.analysis
+    if analysis.lungs and analysis.readings and not session.withheld:
+        probes = pipeline.probe(analysis.radiograph, analysis.lungs, PROBED_MARGINS)
+        yield gr.skip(), _payload(session) | probes_part(probes), gr.skip(), gr.skip()
+
+
+def _shown(pipeline: Pipeline, session: Session, **more: Any) -> Shown:
+    analysis = session.analysis
+    payload = _payload(session, **more) | lungs_part(analysis)
+    if session.withheld:
+        payload |= {"maskings": None, "peak": 0.0}
+    else:
+        specs = {mode: pipeline.classifier_spec(mode) for mode in ALL_MASKINGS}
+        payload |= findings_part(analysis, specs)
+    return session, payload, panels.status(analysis), panels.how_read(analysis)
+
+
+def _payload(session: Session | None = None, **parts: Any) -> Payload:
+    """A payload with an identity of its own: the viewer looks at every one."""
+    run: Payload = {"run": secrets.token_hex(4)}
+    if session is not None:
+        run |= {
+            "study": session.study,
+            "stage": None,
+            "doubts": list(session.doubts),
+            "withheld": session.withheld,
+            "corrections": len(session.history),
+        }
+    return run | parts
+
+
+def _with_detail(answer: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown]]:
+    """An event handler from a function of session and event detail; silent before any image."""
+
+    def handle(session: Session | None, event: gr.EventData) -> Iterator[Shown]:
+        if session is None:
+            yield gr.skip(), failed(), gr.skip(), gr.skip()
+            return
+        with _errors_in_words():
+            yield from answer(session, event._data or {})
+
+    return handle
 
 
 def _example_title(example: Example) -> str:
-    """Such as "Synthetic nodule (DICOM)" for synthetic-nodule.dcm."""
-    path = Path(example.name)
-    formats = {".dcm": "DICOM", ".png": "PNG", ".jpg": "JPEG"}
-    return f"{path.stem.replace('-', ' ').capitalize()} ({formats[path.suffix]})"
+    """Such as "Synthetic nodule" for synthetic-nodule.dcm."""
+    return Path(example.name).stem.replace("-", " ").capitalize()
 
 
 @contextlib.contextmanager
@@ -227,18 +410,12 @@ def _errors_in_words() -> Iterator[None]:
     except gr.Error:
         raise
     except CxrDemoError as error:
-        raise gr.Error(
-            str(error),
-            title="This image cannot be shown",
-            duration=_ERROR_SECONDS,
-            print_exception=False,
-        ) from error
+        raise gr.Error(str(error), duration=_ERROR_SECONDS, print_exception=False) from error
     except Exception as error:
         incident = secrets.token_hex(4)
         _log.exception("Incident %s", incident)
         raise gr.Error(
             f"Something went wrong here, not with your image. Incident {incident} in the log.",
-            title="Internal error",
             duration=_ERROR_SECONDS,
             print_exception=False,
         ) from error

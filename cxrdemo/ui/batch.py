@@ -1,0 +1,57 @@
+"""The Batch tab: many files, one table, one CSV. Knows nothing of gradio."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from cxrdemo.errors import CxrDemoError
+from cxrdemo.export import rows_of, write_csv
+from cxrdemo.labels import FINDINGS, NO_FINDING
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.reading import read_radiograph
+from cxrdemo.results import Analysis, MaskingMode
+
+HEADERS: Final = ("File", *(label.display for label in FINDINGS), NO_FINDING.display, "Remarks")
+
+Table = list[list[str]]
+
+
+def read_files(
+    pipeline: Pipeline, paths: Sequence[Path], mode: MaskingMode
+) -> Iterator[tuple[Table, int, Path | None]]:
+    """Reads file after file, each deleted once read; a bad file is a row with its reason.
+
+    Yields:
+        The table so far, the number of files read, and after the last one a CSV of all maskings.
+    """
+    table: Table = []
+    records = []
+    for path in paths:
+        try:
+            analysis = pipeline.analyse(read_radiograph(path))
+        except CxrDemoError as error:
+            table.append([path.name, *[""] * (len(FINDINGS) + 1), str(error)])
+            records.append({"file": path.name, "error": str(error)})
+        else:
+            table.append([path.name, *_cells(analysis, mode)])
+            records.extend(rows_of(path.name, analysis))
+        finally:
+            path.unlink(missing_ok=True)
+        yield table, len(table), None
+    folder = Path(tempfile.mkdtemp(prefix="cxrdemo-"))
+    yield table, len(table), write_csv(records, folder / "chest-x-rays.csv")
+
+
+def _cells(analysis: Analysis, mode: MaskingMode) -> list[str]:
+    """Probabilities, marked where above the threshold or unproven, No Finding, and remarks."""
+    remarks = " ".join(analysis.warnings)
+    reading = analysis.readings.get(mode)
+    if reading is None:
+        return [""] * (len(FINDINGS) + 1) + [remarks]
+    findings = reading.findings
+    cells = []
+    for index, value in enumerate(findings.probabilities):
+        mark = "?" if not findings.beats_chance[index] else "above" * bool(findings.above[index])
+        cells.append(f"{value:.2f} {mark}".strip())
+    return [*cells, f"{findings.no_finding:.2f}", remarks]

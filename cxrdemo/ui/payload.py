@@ -1,0 +1,175 @@
+"""What the viewer's canvas is sent: an analysis as plain JSON types. Pure functions, no gradio.
+
+Pictures travel as data URLs, so that no radiograph is left behind on the server's disk. Everything
+that a toggle or a slider may ask for is in here, so that neither makes a request.
+"""
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec
+from cxrdemo.labels import FINDINGS
+from cxrdemo.masking import margin_levels
+from cxrdemo.rendering import HEAT_COLOURS, SIDE_COLOURS, encode_png, for_display
+from cxrdemo.results import Analysis, LungMask, MaskingMode, Probes, Reading, SaliencyMap, Side
+
+Payload = dict[str, Any]
+Specs = Mapping[MaskingMode, CheckpointSpec | None]
+
+IMAGE_PX: Final = 1536
+"""Longest side of the picture sent: enough for twofold zoom on a large screen."""
+
+LEVELS_PX: Final = 512
+"""Longest side of the map of margins."""
+
+MARGIN_STEP: Final = 0.01
+MARGIN_COUNT: Final = 20
+"""The margin slider: 1 % to 20 % of the lungs' height."""
+
+PROBED_MARGINS: Final = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.20)
+"""Where the tightness curve is measured."""
+
+
+def image_part(analysis: Analysis) -> Payload:
+    """The picture and what does not change with the mask. Sent once per upload.
+
+    The grey levels are those of `rendering.grey`, losslessly.
+    """
+    radiograph = for_display(analysis, longest_px=IMAGE_PX).radiograph
+    height, width = radiograph.hw
+    return {
+        "image": {
+            "url": _data_url(np.rint(radiograph.pixels * 255).astype(np.uint8)),
+            "width": width,
+            "height": height,
+            "native": list(analysis.radiograph.hw[::-1]),
+            "spacing": None if radiograph.spacing_mm is None else radiograph.spacing_mm[0],
+        },
+        "colours": HEAT_COLOURS.ravel().tolist(),
+        "sideColours": {str(int(side)): list(colour) for side, colour in SIDE_COLOURS.items()},
+    }
+
+
+def lungs_part(analysis: Analysis) -> Payload:
+    """The outlines of both lungs and the map of margins; null where there is no mask."""
+    lungs = for_display(analysis, longest_px=IMAGE_PX).lungs
+    coarse = for_display(analysis, longest_px=LEVELS_PX).lungs
+    if lungs is None or coarse is None or coarse.is_empty:
+        return {"lungs": None}
+    return {
+        "lungs": {
+            "levels": _data_url(margin_levels(coarse.inside, step=MARGIN_STEP, count=MARGIN_COUNT)),
+            "step": MARGIN_STEP,
+            "count": MARGIN_COUNT,
+            "outlines": {str(int(side)): _outlines(lungs, side) for side in Side},
+            "share": analysis.lungs.quality.area_fraction if analysis.lungs else 0.0,
+        }
+    }
+
+
+def findings_part(analysis: Analysis, specs: Specs) -> Payload:
+    """Numbers and heat of every masking that was read."""
+    return {
+        "peak": analysis.peak,
+        "maskings": {
+            str(mode): _masking(reading, specs.get(mode))
+            for mode, reading in analysis.readings.items()
+        },
+        "labels": [
+            {"key": label.key, "name": label.display, "meaning": label.meaning}
+            for label in FINDINGS
+        ],
+    }
+
+
+def probes_part(probes: Probes | None) -> Payload:
+    """The tightness curve and the outside-lung probe; null before they are known."""
+    if probes is None:
+        return {"probes": None}
+    outside = probes.outside
+    return {
+        "probes": {
+            "margins": [margin for margin, _ in probes.curve],
+            "curves": [found.probabilities.tolist() for _, found in probes.curve],
+            "outside": None if outside is None else outside.probabilities.tolist(),
+        }
+    }
+
+
+def _masking(reading: Reading, spec: CheckpointSpec | None) -> Payload:
+    findings = reading.findings
+    labels = spec.labels if spec else ()
+    return {
+        "margin": reading.margin,
+        "marginRange": spec.margin_range if spec else None,
+        "noFinding": findings.no_finding,
+        "findings": [
+            {
+                "key": key,
+                "p": float(findings.probabilities[index]),
+                "proven": bool(findings.beats_chance[index]),
+                "inLung": _none_if_nan(reading.cam_in_lung[index]),
+                "auroc": _estimate(spec.auroc(key)) if spec else None,
+                "points": _points(labels[index]) if labels else [],
+            }
+            for index, key in enumerate(findings.labels)
+        ],
+        "heat": [_heat(saliency) for saliency in reading.saliency],
+        "method": reading.saliency[0].method,
+    }
+
+
+def _points(label: LabelSpec) -> list[Payload]:
+    """The operating points a checkpoint offers, the balanced one first."""
+    return [
+        {
+            "name": point.name,
+            "threshold": point.threshold,
+            "rule": point.rule,
+            "sensitivity": _estimate(point.sensitivity),
+            "specificity": _estimate(point.specificity),
+        }
+        for point in label.points
+    ]
+
+
+def _heat(saliency: SaliencyMap) -> Payload:
+    """Raw cells, and where the image lies on them: x, y, width, height as shares of the grid."""
+    placement = saliency.placement
+    (top, left), (height, width) = placement.offset_hw, placement.content_hw
+    rows, columns = placement.target_hw
+    return {
+        "rows": saliency.grid.shape[0],
+        "columns": saliency.grid.shape[1],
+        "cells": [float(f"{value:.6g}") for value in saliency.grid.ravel()],
+        "content": [left / columns, top / rows, width / columns, height / rows],
+    }
+
+
+def _outlines(lungs: LungMask, side: Side) -> list[list[int]]:
+    """Closed polygons of one lung, each as x0, y0, x1, y1, ... in pixels of the picture sent."""
+    contours, _ = cv2.findContours(
+        lungs.side(side).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_TC89_L1
+    )
+    return [[int(v) for v in contour.ravel()] for contour in contours if len(contour) > 2]
+
+
+def _estimate(estimate: Estimate | None) -> str | None:
+    """Such as "0.71 (0.55-0.84, n = 22)"."""
+    if estimate is None:
+        return None
+    return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f}, n = {estimate.n})"
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _data_url(image: NDArray[np.uint8]) -> str:
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode('ascii')}"
