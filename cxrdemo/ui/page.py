@@ -189,7 +189,12 @@ def _batch_tab(pipeline: Pipeline) -> None:
                 start = gr.Button("Read all", variant="primary", min_width=100)
                 stop = gr.Button("Stop", min_width=80)
     progress = gr.HTML(panels.note(BATCH_HINT))
-    table = gr.Dataframe(headers=list(batch.HEADERS), interactive=False, wrap=True)
+    table = gr.Dataframe(
+        headers=list(batch.HEADERS),
+        interactive=False,
+        wrap=True,
+        column_widths=["20%", *["8%"] * (len(batch.HEADERS) - 2), "32%"],
+    )
     download = gr.DownloadButton("Download CSV (all maskings)", interactive=False)
     running = start.click(
         partial(read_batch, pipeline),

@@ -143,7 +143,7 @@ def _figures_of_lungs(spec: CheckpointSpec | None) -> str:
     if spec is None:
         return "<p>No lung segmenter is installed.</p>"
     rows = "".join(
-        f"<tr><th scope=row>{escape(name.removeprefix('dice_').capitalize())}</th>"
+        f"<tr><th scope=row>{escape(name.removeprefix('dice_').capitalize().replace('Openist', 'OpenIST'))}</th>"
         f"<td>{_interval(figure)}</td></tr>"
         for name, figure in spec.metrics.items()
     )
