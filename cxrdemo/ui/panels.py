@@ -143,14 +143,18 @@ def _figures_of_lungs(spec: CheckpointSpec | None) -> str:
     if spec is None:
         return "<p>No lung segmenter is installed.</p>"
     rows = "".join(
-        f"<tr><th scope=row>{escape(name.removeprefix('dice_').capitalize().replace('Openist', 'OpenIST'))}</th>"
-        f"<td>{_interval(figure)}</td></tr>"
+        f"<tr><th scope=row>{escape(_set_name(name))}</th><td>{_interval(figure)}</td></tr>"
         for name, figure in spec.metrics.items()
     )
     return (
         "<h2>How good the lung mask is</h2><table><caption>Mean Dice on test patients, 95 % "
         f"interval, n images</caption><tbody>{rows}</tbody></table>"
     )
+
+
+def _set_name(metric: str) -> str:
+    key = metric.removeprefix("dice_")
+    return {"openist": "OpenIST"}.get(key, key.capitalize())
 
 
 def _interval(estimate: Estimate | None) -> str:
