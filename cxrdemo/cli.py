@@ -119,12 +119,15 @@ def _analyse_one(
     method: str,
 ) -> None:
     """Writes OUT.json, OUT.mask.png and OUT.figure.png for one file."""
+    from cxrdemo.gate import check
     from cxrdemo.reading import read_radiograph
     from cxrdemo.rendering import encode_png, figure
 
-    analysis = pipeline.analyse(
-        read_radiograph(path), maskings=maskings, margin=margin, method=method
-    )
+    radiograph = read_radiograph(path)
+    analysis = pipeline.analyse(radiograph, maskings=maskings, margin=margin, method=method)
+    doubts = check(radiograph, analysis.lungs)
+    for doubt in doubts:
+        print(f"{path}: doubtful input: {doubt.message}", file=sys.stderr)
     for warning in analysis.warnings:
         print(f"{path}: warning: {warning}", file=sys.stderr)
     if analysis.lungs is not None:
@@ -132,7 +135,7 @@ def _analyse_one(
         out.with_name(f"{out.name}.mask.png").write_bytes(encode_png(mask))
     figure(analysis).savefig(out.with_name(f"{out.name}.figure.png"))
     # Last, so that a JSON without an error means that all three are there.
-    write_json(analysis_to_json(analysis), out.with_name(f"{out.name}.json"))
+    write_json(analysis_to_json(analysis, doubts), out.with_name(f"{out.name}.json"))
 
 
 def _list_checkpoints(args: argparse.Namespace) -> int:

@@ -3,23 +3,29 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from cxrdemo.gate import Doubt
 from cxrdemo.results import Analysis, LungMask, Reading, Side
 
 SCHEMA: Final = "cxrdemo-analysis/1"
 NOTICE: Final = "Research use only. Not a medical device."
 
 
-def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
+def analysis_to_json(analysis: Analysis, doubts: Sequence[Doubt] = ()) -> dict[str, Any]:
     """Everything but the arrays, in plain JSON types; a number that does not exist is null.
 
+    Args:
+        analysis: What was found.
+        doubts: Why the image may not be one that the models can read, see `gate.check`.
+
     Returns:
-        `schema`, `notice`, `source`, `lungs`, `maskings`, `checkpoints`, `seconds`, `warnings`.
+        `schema`, `notice`, `doubts`, `source`, `lungs`, `maskings`, `checkpoints`, `seconds`,
+        `warnings`.
         Areas are fractions of the image, 0..1, and mm2 too where the file gives spacing.
     """
     source = analysis.radiograph.source
@@ -27,6 +33,7 @@ def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "notice": NOTICE,
+        "doubts": [{"kind": doubt.kind, "message": doubt.message} for doubt in doubts],
         "source": {
             "kind": source.kind,
             "bit_depth": source.bit_depth,

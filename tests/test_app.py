@@ -31,8 +31,8 @@ from cxrdemo.radiograph import Radiograph, Source
 from cxrdemo.reading import read_radiograph
 from cxrdemo.rendering import grey, heat_overlay, masked_view
 from cxrdemo.results import MaskingMode
+from cxrdemo.ui import batch, panels
 from cxrdemo.ui import page as page_module
-from cxrdemo.ui import panels
 from cxrdemo.ui.page import (
     Session,
     accept_anyway,
@@ -84,6 +84,7 @@ def _close_event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _accept_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes' two ellipses are no lungs, and the gate would say so."""
     monkeypatch.setattr(page_module, "check", lambda *_: ())
+    monkeypatch.setattr(batch, "check", lambda *_: ())
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +336,19 @@ def test_a_batch_reads_every_file_and_names_the_bad_one(pipeline: Pipeline, tmp_
     assert len(rows) == 1 + len(FINDINGS) * len(MaskingMode)
     with pytest.raises(gr.Error, match="Choose"):
         list(read_batch(pipeline, None, "none"))
+
+
+def test_a_batch_withholds_the_numbers_of_a_doubtful_image(
+    monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(batch, "check", lambda *_: (Doubt("inverted", "Bones are dark."),))
+    path = uploaded(tmp_path, DICOM.read_bytes(), "inverted.dcm")
+    *_, (table, _, done) = read_batch(pipeline, [path], "none")
+    assert table == [["inverted.dcm", *[""] * 6, "Withheld: Bones are dark."]]
+    with Path(done["value"]).open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["probability"] == ""
+    assert "Bones are dark" in row["warnings"]
 
 
 @pytest.mark.parametrize(

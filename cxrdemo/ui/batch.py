@@ -7,6 +7,7 @@ from typing import Final
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import rows_of, write_csv
+from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS, NO_FINDING
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.reading import read_radiograph
@@ -29,13 +30,21 @@ def read_files(
     records = []
     for path in paths:
         try:
-            analysis = pipeline.analyse(read_radiograph(path))
+            radiograph = read_radiograph(path)
+            analysis = pipeline.analyse(radiograph)
         except CxrDemoError as error:
             table.append([path.name, *[""] * (len(FINDINGS) + 1), str(error)])
             records.append({"file": path.name, "error": str(error)})
         else:
-            table.append([path.name, *_cells(analysis, mode)])
-            records.extend(rows_of(path.name, analysis))
+            doubts = " ".join(doubt.message for doubt in check(radiograph, analysis.lungs))
+            if doubts:
+                # As on the Read tab, where a user may ask for the numbers all the same.
+                withheld = f"Withheld: {doubts}"
+                table.append([path.name, *[""] * (len(FINDINGS) + 1), withheld])
+                records.append({"file": path.name, "warnings": withheld})
+            else:
+                table.append([path.name, *_cells(analysis, mode)])
+                records.extend(rows_of(path.name, analysis))
         finally:
             path.unlink(missing_ok=True)
         yield table, len(table), None
