@@ -392,6 +392,32 @@ def served(pipeline: Pipeline) -> Iterator[str]:
 
 
 @pytest.mark.browser
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_nothing_to_complain_about(pipeline: Pipeline, theme: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is missing"
+    ).Axe()
+    with served(pipeline) as url, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
+        tab = browser.new_page(viewport={"width": 1440, "height": 900})
+        tab.goto(f"{url}?__theme={theme}")
+        tab.get_by_text("Synthetic nodule").click()
+        sync_api.expect(tab.locator(".cxv-curve")).to_be_visible(timeout=30_000)
+        reports = [axe.run(tab).response["violations"]]
+        tab.keyboard.press("f")
+        reports.append(axe.run(tab).response["violations"])
+        for name in ("Batch", "About"):
+            tab.get_by_role("tab", name=name).click()
+            reports.append(axe.run(tab).response["violations"])
+        browser.close()
+    found = [(v["id"], [n["html"][:200] for n in v["nodes"]]) for report in reports for v in report]
+    assert found == []
+
+
+@pytest.mark.browser
 # Gradio's queue statistics use what pandas 4 will drop.
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")

@@ -213,6 +213,12 @@ def launch_options() -> dict[str, Any]:
             neutral_hue="zinc",
             font=("system-ui", "sans-serif"),
             font_mono=("ui-monospace", "monospace"),
+        ).set(
+            # Gradio's own blue is too pale for white text (WCAG AA asks for 4.5 to 1).
+            button_primary_background_fill="#0369a1",
+            button_primary_background_fill_dark="#0369a1",
+            button_primary_background_fill_hover="#075985",
+            button_primary_background_fill_hover_dark="#075985",
         ),
         "css_paths": [_FOLDER / "style.css", _FOLDER / "viewer.css"],
         "head": _DARK_FIRST,

@@ -119,9 +119,14 @@ function wanted() {
   const name = data && data.labels ? data.labels[view.label].name : "";
   const value = (mode, i) => (reading(mode) ? ` ${reading(mode).findings[i].p.toFixed(2)}` : "");
   const method = (reading(view.mode) || {}).method || "Heat";
+  const difference = (mode) => {
+    if (mode === "none" || !reading(mode) || !reading("none")) return "";
+    const by = reading(mode).findings[view.label].p - reading("none").findings[view.label].p;
+    return ` (${by < 0 ? "−" : "+"}${Math.abs(by).toFixed(2)})`;
+  };
   if (view.layout === "compare") {
     return MODES.map((mode) => ({
-      mode, masked: true, heat: view.label, title: `masking ${mode} · ${name}${value(mode, view.label)}`,
+      mode, masked: true, heat: view.label, title: `masking ${mode} · ${name}${value(mode, view.label)}${difference(mode)}`,
     }));
   }
   if (view.layout === "grid" && data && data.labels) {
