@@ -1,0 +1,494 @@
+"""Readers of data sets as their owners publish them: a folder becomes a list of cases.
+
+A reader looks at names and tables only and opens no image. What a table or a mask names and the
+folder lacks is listed, so that `data check` can tell it and `read_layout` can refuse it. Official
+test sets stay test; every other split is drawn by patient, from the patient's name and a seed.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from cxrdemo.errors import CxrDemoError
+from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
+from cxrdemo.placement import Placement
+from cxrdemo.reading import read_radiograph
+from training.data import (
+    DataError,
+    FindingCase,
+    LungCase,
+    read_finding_index,
+    read_lung_index,
+)
+
+SPLIT_SEED: Final = 0
+
+VAL_OF_TRAIN: Final = 0.125
+"""Share of patients of an official training list that become validation: 70 / 10 / 20 of NIH's."""
+
+VAL_SHARE: Final = 0.15
+TEST_SHARE: Final = 0.15
+"""Of the patients of a set without an official split."""
+
+JSRT_HW: Final = (2048, 2048)
+JSRT_HIGHEST: Final = 4095
+"""JSRT: 12 bits in big-endian 16-bit words without a header, and 0 is bright (Shiraishi et al.,
+AJR 2000)."""
+
+ASPECT_TOLERANCE: Final = 0.02
+"""Image and mask whose aspect ratios differ by more show different fields of view."""
+
+NIH_LABELS: Final = {
+    **{key: key for key in (*FINDING_KEYS, *AUXILIARY_KEYS)},
+    "No Finding": NO_FINDING.key,
+}
+"""Label as `Data_Entry_2017` writes it -> the project's key."""
+
+SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class LungSource:
+    """One X-ray and the files that make up its lung mask, as published.
+
+    Attributes:
+        name: Unique in its set, and fit for a file name.
+        dataset: Name of the layout.
+        patient_id: The image's own name where the set does not tell patients apart.
+        image: Whatever `read_radiograph` reads, or a raw `.IMG` file of JSRT.
+        masks: One file, or one per lung; lungs bright.
+        split: "train", "val" or "test".
+    """
+
+    name: str
+    dataset: str
+    patient_id: str
+    image: Path
+    masks: tuple[Path, ...]
+    split: str
+
+    def as_case(self, image: Path, mask: Path) -> LungCase:
+        """The case, once image and mask are one readable file each."""
+        return LungCase(self.name, self.dataset, self.patient_id, image, mask, self.split)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader found.
+
+    Attributes:
+        cases: All `LungSource` or all `FindingCase`.
+        missing: Files that a table or a mask names and the folder lacks.
+        notes: What a user should know of the set, in words.
+    """
+
+    cases: tuple[LungSource, ...] | tuple[FindingCase, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published arrangement of files.
+
+    Attributes:
+        kind: Which cases it gives: `LungSource` or `FindingCase`.
+        expects: What the folder must hold, in words.
+        read: The reader, given the folder and the seed of the split.
+    """
+
+    kind: Literal["lungs", "findings"]
+    expects: str
+    read: Callable[[Path, int], Listing]
+
+
+def read_layout(
+    name: str, folder: Path, *, seed: int = SPLIT_SEED, partial: bool = False
+) -> Listing:
+    """Reads a folder in a layout of `LAYOUTS`.
+
+    Args:
+        name: Key of `LAYOUTS`.
+        folder: Where the set was unpacked.
+        seed: Of the drawn splits; the same seed gives the same splits on every machine.
+        partial: Leave out what is named and not there, instead of refusing.
+
+    Raises:
+        DataError: If a file or column is missing, or a patient is in two splits.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. Point --data at the unpacked set.")
+    layout = LAYOUTS[name]
+    listing = layout.read(folder, seed)
+    if listing.missing and not (partial and listing.cases):
+        raise DataError(missing_words(folder, listing))
+    if not listing.cases:
+        raise DataError(f"{folder} holds no image of the layout {name}. Expected {layout.expects}.")
+    return listing
+
+
+def missing_words(folder: Path, listing: Listing) -> str:
+    """Names the first missing files and the remedy."""
+    shown = ", ".join(listing.missing[:SHOWN]) + (", ..." if len(listing.missing) > SHOWN else "")
+    return (
+        f"{folder} lacks {len(listing.missing)} files that it names: {shown}. Unpack all archives "
+        "of the set, or give --partial to leave them out."
+    )
+
+
+def read_nih(folder: Path, seed: int) -> Listing:
+    """NIH ChestX-ray14: `Data_Entry_2017*.csv`, the two official lists, and the images.
+
+    Images lie in `images_001/images` to `images_012/images`, or all in `images`. A label that the
+    table does not name is absent (0), as its authors mean it. Source: Wang et al., CVPR 2017.
+    """
+    tables = sorted(folder.glob("Data_Entry_2017*.csv"))
+    if not tables:
+        raise DataError(f"There is no Data_Entry_2017.csv in {folder}. Fetch it from the NIH.")
+    # The corrected table of 2020 sorts behind that of 2017.
+    table = tables[-1]
+    rows = read_table(table, ("Image Index", "Finding Labels", "Patient ID"))
+    train_val = _read_list(folder / "train_val_list.txt")
+    test = _read_list(folder / "test_list.txt")
+    _check_lists(folder, rows, train_val, test)
+    images = _files_by_name(folder, ("images", *(f"images_{i:03d}/images" for i in range(1, 13))))
+    cases, missing = [], []
+    for row in rows:
+        name, patient = row["Image Index"], row["Patient ID"]
+        if name not in images:
+            missing.append(name)
+            continue
+        labels = _nih_labels(row["Finding Labels"], table, name)
+        cases.append(
+            FindingCase(
+                name=name,
+                dataset="nih",
+                patient_id=patient,
+                image=images[name],
+                labels={key: labels[key] for key in (*FINDING_KEYS, *AUXILIARY_KEYS)},
+                no_finding=labels[NO_FINDING.key],
+                split="test" if name in test else draw_split(patient, seed, val=VAL_OF_TRAIN),
+            )
+        )
+    return Listing(tuple(cases), tuple(missing), ("test_list.txt is the test split, unchanged",))
+
+
+def read_montgomery(folder: Path, seed: int) -> Listing:
+    """Montgomery County: `CXR_png` and `ManualMask/{leftMask,rightMask}`, or united `masks`.
+
+    Source: Jaeger et al. 2014, Candemir et al. 2014.
+    """
+    root = _root(folder, "CXR_png", ("MontgomerySet",))
+    halves = [root / "ManualMask" / side for side in ("leftMask", "rightMask")]
+    parts = halves if halves[0].is_dir() else [root / "masks"]
+    missing, cases = [], []
+    for image in sorted((root / "CXR_png").glob("*.png")):
+        masks = tuple(part / image.name for part in parts)
+        gone = [_relative(mask, folder) for mask in masks if not mask.is_file()]
+        missing += gone
+        if not gone:
+            cases.append(_one_patient_each("montgomery", image.stem, image, masks, seed))
+    return Listing(tuple(cases), tuple(missing), ("each image counts as a patient of its own",))
+
+
+def read_shenzhen(folder: Path, seed: int) -> Listing:
+    """Shenzhen: `CXR_png` and `mask` or `masks` with `NAME_mask.png`; 96 images have no mask.
+
+    Source: Jaeger et al. 2014; masks by Stirenko et al., arXiv 1803.01199.
+    """
+    root = _root(folder, "CXR_png", ("ChinaSet_AllFiles",))
+    masks = _first_folder(root, ("mask", "masks"))
+    images = {path.stem: path for path in (root / "CXR_png").glob("*.png")}
+    missing, cases = [], []
+    for mask in sorted(masks.glob("*_mask.png")):
+        stem = mask.stem.removesuffix("_mask")
+        if stem in images:
+            cases.append(_one_patient_each("shenzhen", stem, images[stem], (mask,), seed))
+        else:
+            missing.append(f"CXR_png/{stem}.png")
+    notes = (
+        f"{len(images) - len(cases)} images have no mask and are left out",
+        "each image counts as a patient of its own",
+    )
+    return Listing(tuple(cases), tuple(missing), notes)
+
+
+def read_jsrt(folder: Path, seed: int) -> Listing:
+    """JSRT images (`JPC*.IMG`, or converted to `.png`) and SCR masks (`left lung`, `right lung`).
+
+    The folders may lie at any depth, such as `fold1/masks/left lung`. Sources: Shiraishi et al.,
+    AJR 2000; van Ginneken et al., Medical Image Analysis 2006.
+    """
+    images: dict[str, Path] = {}
+    halves: tuple[dict[str, Path], dict[str, Path]] = ({}, {})
+    for path in sorted(folder.rglob("JPC*")):
+        place, suffix = path.parent.name.lower(), path.suffix.lower()
+        if place in ("left lung", "right lung"):
+            halves[place == "right lung"][path.stem.upper()] = path
+        elif suffix in (".img", ".png"):
+            # Where both are there, the published file sorts first and is kept.
+            images.setdefault(path.stem.upper(), path)
+    missing, cases = [], []
+    for stem, image in images.items():
+        gone = [
+            f"{side} lung/{stem}.gif"
+            for side, half in zip(("left", "right"), halves, strict=True)
+            if stem not in half
+        ]
+        missing += gone
+        if not gone:
+            masks = tuple(half[stem] for half in halves)
+            cases.append(_one_patient_each("jsrt", stem, image, masks, seed))
+    missing += [f"{stem}.IMG" for stem in sorted(halves[0].keys() - images.keys())]
+    return Listing(tuple(cases), tuple(missing), ("each image counts as a patient of its own",))
+
+
+def read_rsua(folder: Path, seed: int) -> Listing:
+    """RSUA of Airlangga University: per class a folder `images` beside a folder `masks`.
+
+    A mask is named as its image with "Images" replaced by "Mask"; here both words are dropped and
+    the rest must agree, as the spelling varies. 256 x 256 px. Source: doi 10.17632/2jg8vfdmpm.1.
+    """
+    missing, cases = [], []
+    for images in sorted(path for path in folder.rglob("*") if path.name.lower() == "images"):
+        masks = _keyed_images(_first_folder(images.parent, ("masks", "Masks", "mask", "Mask")))
+        group = re.sub(r"\W+", "_", images.parent.name).strip("_").lower()
+        for key, image in _keyed_images(images).items():
+            if key in masks:
+                name = f"{group}__{re.sub(r'[^0-9A-Za-z]+', '_', image.stem).strip('_')}"
+                cases.append(_one_patient_each("rsua", name, image, (masks[key],), seed))
+            else:
+                missing.append(f"the mask of {_relative(image, folder)}")
+    notes = (
+        "patients are not told apart: each image counts as one, so splits may share a patient",
+        "labels were not checked by its authors, masks were",
+    )
+    return Listing(tuple(cases), tuple(missing), notes)
+
+
+def read_lung_folder(folder: Path, seed: int) -> Listing:
+    """The project's own lung folder: `index.csv`, `images/`, `masks/`; its splits are kept."""
+    del seed
+    return Listing(
+        tuple(
+            LungSource(c.name, c.dataset, c.patient_id, c.image, (c.mask,), c.split)
+            for c in read_lung_index(folder)
+        )
+    )
+
+
+def read_finding_folder(folder: Path, seed: int) -> Listing:
+    """The project's own finding folder: `index.csv`, `images/`; its splits are kept."""
+    del seed
+    return Listing(tuple(read_finding_index(folder)))
+
+
+LAYOUTS: Final[Mapping[str, Layout]] = {
+    "nih": Layout(
+        "findings",
+        "Data_Entry_2017*.csv, train_val_list.txt, test_list.txt, images/ or images_001/images/",
+        read_nih,
+    ),
+    "montgomery": Layout(
+        "lungs", "CXR_png/ and ManualMask/{leftMask,rightMask}/, or masks/", read_montgomery
+    ),
+    "shenzhen": Layout("lungs", "CXR_png/ and mask/ or masks/ with *_mask.png", read_shenzhen),
+    "jsrt": Layout("lungs", "JPC*.IMG or .png, and SCR's 'left lung', 'right lung'", read_jsrt),
+    "rsua": Layout("lungs", "per class images/ and masks/", read_rsua),
+    "lungs": Layout("lungs", "index.csv, images/, masks/", read_lung_folder),
+    "findings": Layout("findings", "index.csv, images/", read_finding_folder),
+}
+"""Every layout that `data` reads."""
+
+
+def draw_split(
+    patient: str, seed: int, *, val: float = VAL_SHARE, test: float = 0.0
+) -> Literal["train", "val", "test"]:
+    """The split of a patient: depends on name and seed alone, so no other file can move it.
+
+    Args:
+        patient: Any text that tells patients of a set apart.
+        seed: Another seed draws other splits.
+        val: Share of patients for validation, 0..1.
+        test: Share of patients for the test, 0..1.
+    """
+    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+    place = int.from_bytes(digest[:8]) / 2**64
+    if place < test:
+        return "test"
+    return "val" if place < test + val else "train"
+
+
+def read_source_image(path: Path) -> NDArray[np.uint16]:
+    """An image as uint16 (H, W), 65535 the densest tissue; raw JSRT files too.
+
+    Raises:
+        DataError: If it cannot be read; the message names the file.
+    """
+    if path.suffix.lower() == ".img":
+        return _read_jsrt_raw(path)
+    try:
+        pixels = read_radiograph(path).pixels
+    except CxrDemoError as error:
+        raise DataError(f"The image {path} cannot be read. {error}") from error
+    return np.asarray(np.rint(pixels * 65535.0), np.uint16)
+
+
+def read_united_mask(source: LungSource, hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """All masks of a case united, bool (H, W) on the image's grid.
+
+    Raises:
+        DataError: If one cannot be read, is empty, or has another aspect ratio than the image.
+    """
+    united = np.zeros(hw, bool)
+    for path in source.masks:
+        try:
+            with Image.open(path) as picture:
+                mask = np.asarray(picture.convert("L")) > 127
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"The mask {path} cannot be read. Unpack it again.") from error
+        if not mask.any():
+            raise DataError(f"The mask {path} is empty. Remove it and its image from the set.")
+        height, width = mask.shape
+        if abs(height * hw[1] / (width * hw[0]) - 1.0) > ASPECT_TOLERANCE:
+            raise DataError(
+                f"The mask {path} is {width} x {height}, its image {hw[1]} x {hw[0]}: they do not "
+                "show the same field. Use the mask that belongs to this image."
+            )
+        united |= mask if mask.shape == hw else Placement.stretch((height, width), hw).mask(mask)
+    return united
+
+
+def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
+    """Writes a mask as the project's lung folders hold it: 255 in the lungs, 0 elsewhere."""
+    cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
+
+
+def _one_patient_each(
+    dataset: str, name: str, image: Path, masks: tuple[Path, ...], seed: int
+) -> LungSource:
+    split = draw_split(f"{dataset} {name}", seed, test=TEST_SHARE)
+    return LungSource(name, dataset, name, image, masks, split)
+
+
+def _nih_labels(cell: str, table: Path, name: str) -> dict[str, int]:
+    labels = dict.fromkeys(NIH_LABELS.values(), 0)
+    for word in cell.split("|"):
+        if word not in NIH_LABELS:
+            raise DataError(f"{table}: {name} has the unknown label {word!r}. Fetch it again.")
+        labels[NIH_LABELS[word]] = 1
+    return labels
+
+
+def _check_lists(
+    folder: Path, rows: Sequence[Mapping[str, str]], train_val: set[str], test: set[str]
+) -> None:
+    """Refuses official lists that share an image or a patient, or that leave an image out."""
+    patients: dict[str, str] = {}
+    for row in rows:
+        name, patient = row["Image Index"], row["Patient ID"]
+        found = [split for split, names in (("train", train_val), ("test", test)) if name in names]
+        if len(found) != 1:
+            where = "both lists" if found else "neither list"
+            raise DataError(
+                f"{folder}: {name} is in {where} of train_val_list.txt and test_list.txt. Fetch "
+                "the official lists."
+            )
+        if patients.setdefault(patient, found[0]) != found[0]:
+            raise DataError(
+                f"{folder}: patient {patient} is in train_val_list.txt and test_list.txt. Fetch "
+                "the official lists, which keep patients apart."
+            )
+
+
+def _read_jsrt_raw(path: Path) -> NDArray[np.uint16]:
+    words = np.fromfile(path, dtype=">u2")
+    if path.stat().st_size != 2 * JSRT_HW[0] * JSRT_HW[1]:
+        raise DataError(
+            f"The image {path} has {path.stat().st_size} bytes, a raw JSRT image has "
+            f"{2 * JSRT_HW[0] * JSRT_HW[1]}. Unpack it again."
+        )
+    if words.max() > JSRT_HIGHEST:
+        raise DataError(f"The image {path} exceeds 12 bits: it is no raw JSRT image.")
+    dense = (JSRT_HIGHEST - words.reshape(JSRT_HW).astype(np.float64)) / JSRT_HIGHEST
+    return np.asarray(np.rint(dense * 65535.0), np.uint16)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that must have some columns.
+
+    Raises:
+        DataError: If it is not there, is no text, or lacks a column.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no {path}. Check the path, or make it first.")
+    try:
+        # Some copies went through a spreadsheet and begin with a byte order mark.
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV text. Fetch it again.") from error
+
+
+def _read_list(path: Path) -> set[str]:
+    if not path.is_file():
+        raise DataError(f"There is no {path}. Fetch the official list from the NIH.")
+    return set(path.read_text(encoding="utf-8").split())
+
+
+def _files_by_name(folder: Path, places: Sequence[str]) -> dict[str, Path]:
+    return {
+        path.name: path
+        for place in places
+        if (folder / place).is_dir()
+        for path in (folder / place).iterdir()
+    }
+
+
+def _keyed_images(folder: Path) -> dict[str, Path]:
+    """Bitmaps by name without the words that tell images from masks.
+
+    Raises:
+        DataError: If two of a folder cannot be told apart that way.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in (".bmp", ".png"):
+            continue
+        key = re.sub(r"images?|masks?", "", path.stem.lower()).strip(" _-")
+        if key in found:
+            raise DataError(f"{found[key]} and {path} have the same number. Rename one of them.")
+        found[key] = path
+    return found
+
+
+def _root(folder: Path, wanted: str, names: Sequence[str]) -> Path:
+    """The folder that holds `wanted`: the given one, or that of the archive inside it."""
+    for root in (folder, *(folder / name for name in names)):
+        if (root / wanted).is_dir():
+            return root
+    raise DataError(f"There is no folder {wanted} in {folder}. Point --data at its parent.")
+
+
+def _first_folder(root: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root} has no folder {' or '.join(names)}. Unpack the masks there.")
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
