@@ -340,6 +340,26 @@ def test_calibration_brings_probabilities_to_the_prevalence() -> None:
             assert called[truth].mean() - called[~truth].mean() <= youden + 1e-9
 
 
+def test_the_other_operating_points_keep_what_they_promise_on_the_patients_they_are_from() -> None:
+    data = scores(n=400)
+    labels = publish.calibrate(data)
+    probabilities = publish.probabilities(data, labels)
+    for column, label in enumerate(labels):
+        truth, p = data.labels[:, column], probabilities[:, column]
+        assert [point.name for point in label.points] == [
+            "balanced",
+            "high sensitivity",
+            "high specificity",
+        ]
+        _, sensitive, specific = label.points
+        assert (p[truth] >= sensitive.threshold).mean() >= 0.9
+        assert (p[~truth] < specific.threshold).mean() >= 0.9
+        # The next threshold on the other side would break the promise.
+        assert (p[truth] > sensitive.threshold).mean() < 0.9
+        below = p[p < specific.threshold].max()
+        assert (p[~truth] < below).mean() < 0.9
+
+
 def test_a_finding_ranked_worse_than_chance_is_not_published() -> None:
     data = scores()
     backwards = replace(data, logits=-data.logits)

@@ -4,14 +4,17 @@ import argparse
 import sys
 
 from cxrdemo.errors import CxrDemoError
-from training import classify, masks, pretrain, publish, segment
+from training import classify, datasets, evaluate, masks, pretrain, publish, reproduce, segment
 
 COMMANDS = {
+    "data": datasets,
     "segment": segment,
     "masks": masks,
     "pretrain": pretrain,
     "classify": classify,
     "publish": publish,
+    "evaluate": evaluate,
+    "reproduce": reproduce,
 }
 
 

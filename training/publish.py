@@ -26,6 +26,7 @@ from cxrdemo.checkpoints import (
     CheckpointStore,
     Estimate,
     LabelSpec,
+    OperatingPoint,
     file_sha256,
     load_strictly,
     read_weights,
@@ -43,6 +44,7 @@ from training.evaluate import (
     dice_scores,
     finding_metrics,
     patient_bootstrap,
+    probabilities,
     rates_at,
     score_images,
 )
@@ -50,8 +52,11 @@ from training.findings import MARGIN_RANGE, OUTPUTS
 from training.segment import input_spec
 
 THRESHOLD_RULE = "largest sensitivity + specificity on the validation patients"
+HIGH_RATE = 0.9
 SLOPE_PRIOR = 0.5
 WORST_CASES = 5
+UNTRAINED = "SMOKE TEST: not trained"
+OWN_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 PATH_SETTINGS = ("data", "extra", "masks", "out", "init")
 
 
@@ -64,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, default=1)
     parser.add_argument("--trained-on", required=True, help="data sets and counts, for the card")
     parser.add_argument("--licence", required=True, help="of the weights, for the card")
+    parser.add_argument("--resamples", type=int, help="of the bootstrap; default: 1000")
+    parser.add_argument(
+        "--allow-untrained",
+        action="store_true",
+        help="SMOKE TESTS ONLY: publish weights that find nothing, uncalibrated and marked so, "
+        "into a folder that holds no other kind",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -74,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.run} is no finished run: settings.json or the weights are missing.")
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
     args.checkpoints.mkdir(parents=True, exist_ok=True)
+    if args.allow_untrained:
+        _refuse_to_mix(args.checkpoints)
     publish = _publish_classifier if "masking" in settings else _publish_segmenter
     spec, notes = publish(args, settings, read_weights(weights_path))
     # Moved only now: what was refused above leaves nothing behind.
@@ -84,6 +98,17 @@ def run(args: argparse.Namespace) -> None:
     card = args.checkpoints / f"{spec.name}.md"
     card.write_text(make_card(spec, settings, notes), encoding="utf-8")
     print(card.read_text(encoding="utf-8"))
+
+
+def _refuse_to_mix(folder: Path) -> None:
+    """Keeps smoke-test weights out of every folder that somebody may take for real.
+
+    Raises:
+        DataError: If it is the project's own, or lists weights of another kind.
+    """
+    others = [s for s in CheckpointStore.open(folder).specs if UNTRAINED not in s.trained_on]
+    if folder.resolve() == OWN_CHECKPOINTS or others:
+        raise DataError(f"Untrained weights are not published into {folder}. Name another folder.")
 
 
 def calibrate(scores: Scores) -> tuple[LabelSpec, ...]:
@@ -105,11 +130,25 @@ def calibrate(scores: Scores) -> tuple[LabelSpec, ...]:
         if scale <= 0 or shared <= 0:
             raise DataError(f"{key} is ranked worse than chance on validation: not published.")
         probability = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
-        false_rate, true_rate, thresholds = roc_curve(truth, probability)
+        false_rate, true_rate, thresholds = roc_curve(truth, probability, drop_intermediate=False)
         # The first point of the curve calls nothing positive and has an infinite threshold.
         best = 1 + int(np.argmax((true_rate - false_rate)[1:]))
-        specs.append(LabelSpec(key, scale, offset, float(thresholds[best]), THRESHOLD_RULE))
+        sensitive = int(np.argmax(true_rate >= HIGH_RATE))
+        specific = max(1, int(np.flatnonzero(1 - false_rate >= HIGH_RATE)[-1]))
+        others = tuple(
+            OperatingPoint(f"high {rate}", float(thresholds[at]), _high_rule(rate, bound))
+            for rate, bound, at in (
+                ("sensitivity", "highest", sensitive),
+                ("specificity", "lowest", specific),
+            )
+        )
+        threshold = float(thresholds[best])
+        specs.append(LabelSpec(key, scale, offset, threshold, THRESHOLD_RULE, others=others))
     return tuple(specs)
+
+
+def _high_rule(rate: str, bound: str) -> str:
+    return f"the {bound} threshold with a {rate} of {HIGH_RATE:.0%} on the validation patients"
 
 
 def _shared_slope(columns: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]]) -> float:
@@ -141,20 +180,18 @@ def _platt(
     return float(scale), float(offset)
 
 
-def probabilities(scores: Scores, labels: Sequence[LabelSpec]) -> NDArray[np.float64]:
-    """Calibrated probabilities, (N, K)."""
-    scale = np.array([label.scale for label in labels])
-    offset = np.array([label.offset for label in labels])
-    return np.asarray(1.0 / (1.0 + np.exp(-(scale * scores.logits + offset))), np.float64)
-
-
 def make_card(spec: CheckpointSpec, settings: Mapping[str, Any], notes: Sequence[str]) -> str:
     """The checkpoint's card in Markdown; every figure comes from the spec."""
+    about = (
+        "Demo weights: trained from scratch on small public samples, to show the software, not to "
+        "read X-rays."
+    )
+    if UNTRAINED in spec.trained_on:
+        about = f"**{UNTRAINED}.** These weights find nothing; every figure below is noise."
     lines = [
         f"# {spec.name}",
         "",
-        "Research use only. Not a medical device. Demo weights: trained from scratch on small "
-        "public samples, to show the software, not to read X-rays.",
+        f"Research use only. Not a medical device. {about}",
         "",
         f"- Architecture: {spec.architecture}, input {spec.inputs.hw[0]} x {spec.inputs.hw[1]} px",
         f"- Trained on: {spec.trained_on}",
@@ -173,12 +210,15 @@ def make_card(spec: CheckpointSpec, settings: Mapping[str, Any], notes: Sequence
     lines += ["| figure | value | 95 % interval | n |", "|---|---|---|---|"]
     lines += [f"| {name} | {_cells(estimate)} |" for name, estimate in spec.metrics.items()]
     if spec.labels:
-        lines += ["", f"Operating points: {spec.labels[0].rule}.", ""]
-        lines += ["| finding | threshold | sensitivity | specificity |", "|---|---|---|---|"]
+        lines += ["", "## Operating points", ""]
+        lines += [f"- {point.name}: {point.rule}" for point in spec.labels[0].points]
+        lines += ["", "| finding | point | threshold | sensitivity | specificity |"]
+        lines += ["|---|---|---|---|---|"]
         lines += [
-            f"| {display_name(label.key)} | {label.threshold:.3f} | {_words(label.sensitivity)} | "
-            f"{_words(label.specificity)} |"
+            f"| {display_name(label.key)} | {point.name} | {point.threshold:.3f} | "
+            f"{_words(point.sensitivity)} | {_words(point.specificity)} |"
             for label in spec.labels
+            for point in label.points
         ]
     lines += ["", *(f"- {note}" for note in notes)]
     # Folders by name alone: where they lay on one machine means nothing elsewhere.
@@ -221,7 +261,7 @@ def _publish_classifier(
     kept = keep_outputs(state, [OUTPUTS.index(key) for key in FINDING_KEYS])
     spec = _write(args, name, "findings", "resnet50", kept, InputSpec(hw=(size, size)))
     # The class wants labels; the real ones follow from its own output below.
-    blank = tuple(LabelSpec(key, 1.0, 0.0, 0.5, "") for key in FINDING_KEYS)
+    blank = tuple(LabelSpec(key, 1.0, 0.0, 0.5, UNTRAINED) for key in FINDING_KEYS)
     spec = replace(spec, masking=mode, labels=blank)
     if mode is MaskingMode.LOOSE:
         spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
@@ -233,21 +273,33 @@ def _publish_classifier(
         score_images(classifier, [c for c in cases if c.split == split], args.masks)
         for split in ("val", "test")
     )
-    labels = calibrate(val)
+    labels = blank if args.allow_untrained else calibrate(val)
     calibrated = probabilities(test, labels)
-    metrics = finding_metrics(test, calibrated)
+    metrics = finding_metrics(test, calibrated, resamples=args.resamples)
     clean = ~test.rsna_normal
     metrics |= {
         f"{key}_without_rsna_normal": estimate
-        for key, estimate in finding_metrics(test.subset(clean), calibrated[clean]).items()
+        for key, estimate in finding_metrics(
+            test.subset(clean), calibrated[clean], resamples=args.resamples
+        ).items()
     }
+    rates = partial(rates_at, test, calibrated, resamples=args.resamples)
     measured = []
     for column, label in enumerate(labels):
-        sensitivity, specificity = rates_at(test, calibrated, column, label.threshold)
-        measured.append(replace(label, sensitivity=sensitivity, specificity=specificity))
-    notes = [
+        sensitivity, specificity = rates(column, label.threshold)
+        others = []
+        for point in label.others:
+            found = rates(column, point.threshold)
+            others.append(replace(point, sensitivity=found[0], specificity=found[1]))
+        measured.append(
+            replace(label, sensitivity=sensitivity, specificity=specificity, others=tuple(others))
+        )
+    calibration = (
         f"Calibrated on {len(val.patients)} validation images, whose findings are far commoner "
-        "than in practice: probabilities carry that prevalence.",
+        "than in practice: probabilities carry that prevalence."
+    )
+    notes = [
+        "Not calibrated." if args.allow_untrained else calibration,
         "Labels were mined from reports (ChestX-ray14); radiologists disagree with a part of them.",
         "`rsna_normal` images were read as normal by the RSNA challenge's radiologists, whatever "
         "their label says.",
@@ -274,7 +326,7 @@ def _write(
         file=file,
         sha256=file_sha256(args.run / file),
         inputs=inputs,
-        trained_on=args.trained_on,
+        trained_on=f"{UNTRAINED}; {args.trained_on}" if args.allow_untrained else args.trained_on,
         licence=args.licence,
     )
 

@@ -1,0 +1,350 @@
+"""Command `reproduce`: the whole chain from data to an evaluated checkpoint folder.
+
+Segmenter, masks, pretraining, a classifier per masking, and their evaluation, by the same commands
+that can be given one by one; each is printed before it runs. A second run goes on where the first
+one stopped.
+
+Presets: `smoke` makes a few phantoms and proves the wiring in about a minute; its weights find
+nothing. `bundled` is the recipe of the bundled weights. `paper` fine-tunes MedSAM's ViT-B and
+ImageNet's ResNet50 on the full ChestX-ray14; the reference (arXiv 2512.23089) leaves most settings
+open, so these are ours.
+"""
+
+import argparse
+import csv
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torchvision.models import resnet50
+
+from cxrdemo.checkpoints import read_weights
+from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
+from cxrdemo.phantom import make_phantom
+from cxrdemo.results import MaskingMode
+from training import classify, evaluate, masks, pretrain, publish, segment
+from training.data import (
+    SPLITS,
+    DataError,
+    FindingCase,
+    LungCase,
+    read_finding_index,
+    read_lung_index,
+)
+from training.findings import OUTPUTS
+
+COMMANDS: Final = {
+    "segment": segment,
+    "masks": masks,
+    "pretrain": pretrain,
+    "classify": classify,
+    "publish": publish,
+    "evaluate": evaluate,
+}
+
+PHANTOM_HW: Final = (160, 144)
+PHANTOMS_PER_CLASS: Final = 2
+"""Per split: the least with which a figure and its interval exist."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of one whole chain, as flags of its commands.
+
+    Attributes:
+        segment: Stages of the segmenter; each starts from the weights of the one before.
+        pretrain: Of the network that the classifiers start from; None to start from --imagenet.
+        classify: The same for all maskings.
+        measure: Of every `publish` and `evaluate`.
+        licence: Of the weights, for the cards.
+        needs_weights: Whether --medsam and --imagenet must be given.
+        makes_data: Whether the data are phantoms made here; their weights count as untrained.
+    """
+
+    segment: tuple[tuple[str, ...], ...]
+    pretrain: tuple[str, ...] | None
+    classify: tuple[str, ...]
+    licence: str
+    measure: tuple[str, ...] = ()
+    needs_weights: bool = False
+    makes_data: bool = False
+
+
+def _flags(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "smoke": Preset(
+        segment=(_flags("--size 64 --epochs 1 --batch 4 --workers 0"),),
+        pretrain=_flags(
+            "--size 64 --epochs 1 --images-per-epoch 16 --extra-share 0.4 --batch 8 --lr 1e-3 "
+            "--nodules 0.12 --masses 0.08 --workers 0"
+        ),
+        classify=_flags(
+            "--size 64 --epochs 1 --images-per-epoch 16 --extra-share 0.15 --batch 8 --lr 2e-4 "
+            "--nodules 0.08 --masses 0.06 --select last --workers 0"
+        ),
+        measure=_flags("--resamples 20"),
+        licence="none: not for use",
+        makes_data=True,
+    ),
+    "bundled": Preset(
+        segment=(
+            _flags("--size 256 --epochs 10"),
+            _flags("--size 512 --epochs 1 --lr 1.5e-4"),
+            _flags("--size 512 --epochs 4 --lr 3e-4 --batch 6"),
+        ),
+        pretrain=_flags(
+            "--size 160 --epochs 22 --images-per-epoch 3072 --extra-share 0.4 --batch 64 --lr 1e-3 "
+            "--nodules 0.12 --masses 0.08 --workers 2"
+        ),
+        classify=_flags(
+            "--size 224 --epochs 5 --images-per-epoch 1024 --extra-share 0.15 --batch 32 "
+            "--lr 2e-4 --nodules 0.08 --masses 0.06 --select last --workers 2"
+        ),
+        licence="Research use. See the terms of each data set.",
+    ),
+    "paper": Preset(
+        segment=(
+            _flags(
+                "--architecture sam-vit-b-1024 --freeze-prompt-encoder --epochs 20 --batch 2 "
+                "--lr 1e-4 --weight-decay 0.01 --workers 8"
+            ),
+        ),
+        pretrain=None,
+        classify=_flags(
+            "--size 224 --epochs 10 --images-per-epoch 65536 --batch 64 --lr 1e-4 "
+            "--weight-decay 0.01 --select best --workers 8"
+        ),
+        licence="Research use. See the terms of each data set, of MedSAM's weights and of "
+        "torchvision's.",
+        needs_weights=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a chain.
+
+    Attributes:
+        name: Unique in the chain.
+        command: A key of `COMMANDS`.
+        flags: Its arguments.
+        output: What is there when it has finished.
+    """
+
+    name: str
+    command: str
+    flags: tuple[str, ...]
+    output: Path
+
+    @property
+    def line(self) -> str:
+        """The command line that does the same."""
+        return shlex.join(["python", "-m", "training", self.command, *self.flags])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument("--preset", choices=tuple(PRESETS), required=True)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with lungs/, nih/ and, if wanted, pretrain/; not for smoke",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("--medsam", type=Path, help="medsam_vit_b.pth, for preset paper")
+    parser.add_argument(
+        "--imagenet", type=Path, help="torchvision's resnet50-*.pth, for preset paper"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs what is not finished; the checkpoints lie in OUT/checkpoints at the end."""
+    preset, out = PRESETS[args.preset], args.out.resolve()
+    if preset.makes_data:
+        if args.data is not None:
+            raise DataError(f"The preset {args.preset} makes its own data. Leave out --data.")
+        data = out / "data"
+        make_phantom_sets(data)
+    elif args.data is None:
+        raise DataError(f"The preset {args.preset} needs --data.")
+    else:
+        data = args.data.resolve()
+    if preset.needs_weights:
+        for flag, path in (("--medsam", args.medsam), ("--imagenet", args.imagenet)):
+            if path is None or not path.is_file():
+                raise DataError(f"The preset {args.preset} needs a file as {flag}, got {path}.")
+        _write_once(
+            out / "imagenet.safetensors", lambda path: fit_head(args.imagenet.resolve(), path)
+        )
+    steps = plan(preset, data, out, medsam=args.medsam.resolve() if args.medsam else None)
+    for number, step in enumerate(steps, 1):
+        run_step(step, out / "done", f"[{number}/{len(steps)}]")
+    print(f"{out / 'checkpoints'}\n{out / 'evaluation'}")
+
+
+def plan(preset: Preset, data: Path, out: Path, *, medsam: Path | None = None) -> list[Step]:
+    """The chain's commands in order.
+
+    Args:
+        preset: Their settings.
+        data: Folder with `lungs/`, `nih/` and perhaps `pretrain/`.
+        out: Folder for all that is made.
+        medsam: Weights that the first stage of the segmenter starts from, for presets that ask.
+
+    Raises:
+        DataError: If an index is missing or malformed.
+    """
+    lungs, nih, extra = data / "lungs", data / "nih", data / "pretrain"
+    folder, mask_folder = out / "checkpoints", out / "masks"
+    has_extra = preset.pretrain is not None and (extra / "index.csv").is_file()
+    finding_cases: list[FindingCase] = read_finding_index(nih)
+    extra_cases = read_finding_index(extra) if has_extra else []
+    marked = ("--allow-untrained",) if preset.makes_data else ()
+
+    def publication(run: Path, trained_on: str, *given: str) -> Step:
+        flags = ("--run", str(run), *given, "--checkpoints", str(folder))
+        words = ("--trained-on", trained_on, "--licence", preset.licence)
+        name = f"publish-{run.name}"
+        flags = (*flags, *words, *preset.measure, *marked)
+        return Step(name, "publish", flags, folder / "manifest.json")
+
+    steps: list[Step] = []
+    init = medsam if preset.needs_weights else None
+    for number, settings in enumerate(preset.segment, 1):
+        target = out / f"segment-{number}"
+        begin = ("--init", str(init)) if init else ()
+        flags = ("--data", str(lungs), "--out", str(target), *begin, *settings)
+        init = target / "network.safetensors"
+        steps.append(Step(target.name, "segment", flags, init))
+    steps.append(publication(target, describe(read_lung_index(lungs)), "--data", str(lungs)))
+    flags = ("--data", str(nih), "--checkpoints", str(folder), "--out", str(mask_folder))
+    steps.append(Step("masks", "masks", flags, mask_folder / masks.QUALITY_NAME))
+    measured = ("--data", str(nih), "--masks", str(mask_folder))
+    shared = (*measured, "--extra", str(extra)) if has_extra else measured
+    start = out / "imagenet.safetensors"
+    if preset.pretrain is not None:
+        start = out / "pretrain" / "network.safetensors"
+        flags = (*shared, "--out", str(start.parent), *preset.pretrain)
+        steps.append(Step("pretrain", "pretrain", flags, start))
+    trained_on = describe(finding_cases)
+    if extra_cases:
+        trained_on += "; pretrained on " + describe(extra_cases)
+    for mode in MaskingMode:
+        target = out / str(mode)
+        flags = ("--masking", str(mode), *shared, "--init", str(start), "--out", str(target))
+        output = target / "network.safetensors"
+        steps.append(Step(f"classify-{mode}", "classify", (*flags, *preset.classify), output))
+        steps.append(publication(target, trained_on, *measured))
+    for task, given in (("lungs", ("--data", str(lungs))), ("findings", measured)):
+        target = out / "evaluation" / task
+        flags = ("--task", task, *given, "--checkpoints", str(folder), "--out", str(target))
+        output = target / evaluate.METRICS_NAME
+        steps.append(Step(f"evaluate-{task}", "evaluate", (*flags, *preset.measure), output))
+    return steps
+
+
+def run_step(step: Step, done: Path, number: str) -> None:
+    """Prints and runs one command, unless it has finished before.
+
+    Args:
+        step: What to run.
+        done: Folder that keeps the command line of each finished step.
+        number: Where in the chain it is, to print.
+
+    Raises:
+        DataError: If the step has finished before with other settings.
+    """
+    note = done / f"{step.name}.txt"
+    if note.exists() and step.output.exists():
+        if note.read_text(encoding="utf-8") != step.line:
+            raise DataError(
+                f"The step {step.name} has finished with other settings: see {note}. Choose "
+                "another --out."
+            )
+        print(f"{number} finished before: {step.name}", flush=True)
+        return
+    print(f"{number} {step.line}", flush=True)
+    module = COMMANDS[step.command]
+    parser = argparse.ArgumentParser(prog=step.command)
+    module.add_arguments(parser)
+    module.run(parser.parse_args(step.flags))
+    done.mkdir(parents=True, exist_ok=True)
+    note.write_text(step.line, encoding="utf-8")
+
+
+def describe(cases: Sequence[FindingCase] | Sequence[LungCase]) -> str:
+    """How many training images of which sets, for a card."""
+    counts = Counter(case.dataset for case in cases if case.split == "train")
+    return ", ".join(f"{count} images of {name}" for name, count in counts.items())
+
+
+def fit_head(source: Path, target: Path) -> None:
+    """Writes torchvision's ResNet50 with a fresh head of the classifiers' outputs.
+
+    Args:
+        source: State dict of 1000 classes, such as `resnet50-11ad3fa6.pth`.
+        target: Safetensors file to write.
+    """
+    state = read_weights(source)
+    torch.manual_seed(0)
+    fresh = resnet50(weights=None, num_classes=len(OUTPUTS)).state_dict()
+    body = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    save_file({**body, "fc.weight": fresh["fc.weight"], "fc.bias": fresh["fc.bias"]}, target)
+
+
+def make_phantom_sets(folder: Path) -> None:
+    """Writes three tiny sets of phantoms in the index layouts: `lungs`, `nih` and `pretrain`.
+
+    Every class has `PHANTOMS_PER_CLASS` patients in every split. Nodules and masses are drawn; of
+    the other findings there is nothing to see but their label.
+    """
+    classes = (*FINDING_KEYS, NO_FINDING.key)
+    columns = (*FINDING_KEYS, *AUXILIARY_KEYS, NO_FINDING.key)
+    people = [(split, key) for split in SPLITS for key in classes] * PHANTOMS_PER_CLASS
+    rows: dict[str, list[dict[str, str | int]]] = {"lungs": [], "nih": [], "pretrain": []}
+    for name in rows:
+        (folder / name / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "lungs" / "masks").mkdir(exist_ok=True)
+    for seed, (split, key) in enumerate(people):
+        phantom = make_phantom(seed=seed, hw=PHANTOM_HW, nodule=key == "Nodule", mass=key == "Mass")
+        name = f"phantom-{seed:03d}.png"
+        picture = np.rint(phantom.radiograph.pixels * 255.0).astype(np.uint8)
+        cv2.imwrite(str(folder / "nih" / "images" / name), picture)
+        row: dict[str, str | int] = {"image": name, **{c: int(c == key) for c in columns}}
+        rows["nih"].append({**row, "patient_id": seed, "split": split})
+        if split == "train":
+            cv2.imwrite(str(folder / "pretrain" / "images" / name), picture)
+            rows["pretrain"].append({**row, "dataset": "phantoms"})
+        if key == NO_FINDING.key or split == "train":
+            cv2.imwrite(str(folder / "lungs" / "images" / name), picture)
+            lungs = np.where(phantom.lungs > 0, 255, 0).astype(np.uint8)
+            cv2.imwrite(str(folder / "lungs" / "masks" / name), lungs)
+            stem = Path(name).stem
+            rows["lungs"].append(
+                {"name": stem, "set": "phantoms", "patient_id": seed, "split": split}
+            )
+    for name, of_set in rows.items():
+        with (folder / name / "index.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(of_set[0]))
+            writer.writeheader()
+            writer.writerows(of_set)
+
+
+def _write_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Makes a file under another name first, so that an interrupted one is never taken for it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"draft-{path.name}")
+        write(draft)
+        draft.replace(path)
