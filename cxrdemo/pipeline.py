@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
 from cxrdemo.classifier import Evidence, FindingClassifier
+from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
@@ -41,7 +42,6 @@ from cxrdemo.results import (
 from cxrdemo.saliency import explain
 from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
 
-Precision = Literal["fp32", "bf16"]
 Builder = TypeVar("Builder")
 
 BOX_MARGIN: Final = 0.03

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = {
     "errors": 0,
     "labels": 0,
+    "devices": 0,
     "radiograph": 1,
     "placement": 1,
     "inputs": 2,
@@ -33,7 +34,7 @@ LEVELS = {
 }
 
 ROOMS_OF = {
-    "torch": {"checkpoints", "segmenter", "classifier", "saliency", "pipeline"},
+    "torch": {"devices", "checkpoints", "segmenter", "classifier", "saliency", "pipeline"},
     "pydicom": {"reading", "examples"},
     "gradio": {"ui"},
     "matplotlib": {"rendering"},

@@ -1,0 +1,38 @@
+"""What a device computes fastest in: bf16 where the hardware has it, fp32 everywhere else.
+
+A processor without bf16 instructions runs it all the same, by converting to fp32 and back, and
+several times slower than fp32 itself. So the hardware is asked, and nothing is guessed.
+"""
+
+from typing import Final, Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+_CPU_FLAGS: Final = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
+"""bf16 arithmetic by name in `torch.cpu.get_capabilities`: x86, then Arm."""
+
+_FIRST_CUDA_MAJOR: Final = 8
+"""Ampere. Older cards emulate bf16."""
+
+
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bf16 numbers in hardware."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return any(found.get(flag, False) for flag in _CPU_FLAGS)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= _FIRST_CUDA_MAJOR
+    return False
+
+
+def fastest_precision(device: torch.device | str) -> Precision:
+    """Gives "bf16" where the device has it, otherwise "fp32": never slower than plain fp32."""
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def training_precision(device: torch.device | str) -> Literal["bf16-mixed", "32-true"]:
+    """The same choice in the words of Lightning's `Trainer(precision=...)`."""
+    return "bf16-mixed" if has_bf16(device) else "32-true"
