@@ -101,7 +101,7 @@ class CheckpointSpec:
     Attributes:
         name: Task-architecture-size-mode.version, such as "findings-resnet50-224-tight.v1".
         task: "lungs" or "findings".
-        architecture: A key of `segmenter.ARCHITECTURES` or `classifier.ARCHITECTURES`.
+        architecture: A key of `segmenter.ARCHITECTURES`, or what `classifier.build_network` takes.
         file: File name beside the manifest.
         sha256: Of the file, lower-case hex.
         inputs: Preprocessing.

@@ -425,7 +425,7 @@ def _load_medsam(path: Path, device: torch.device | str) -> LungSegmenter:
 def _load_classifier(
     spec: CheckpointSpec, store: CheckpointStore, device: torch.device | str
 ) -> FindingClassifier:
-    network = _builder(classifiers_room.ARCHITECTURES, spec)(len(spec.labels))
+    network = classifiers_room.build_network(spec.architecture, len(spec.labels))
     load_strictly(network, store.load(spec), spec.name)
     return FindingClassifier(spec, network, device=device)
 

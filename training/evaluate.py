@@ -31,7 +31,7 @@ from cxrdemo.checkpoints import (
     LabelSpec,
     load_strictly,
 )
-from cxrdemo.classifier import ARCHITECTURES, FindingClassifier
+from cxrdemo.classifier import FindingClassifier, build_network
 from cxrdemo.errors import CheckpointError
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
@@ -565,9 +565,7 @@ def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
         spec = store.findings(mode)
         if spec is None:
             continue
-        if spec.architecture not in ARCHITECTURES:
-            raise CheckpointError(f"{spec.name} has an unknown architecture {spec.architecture!r}.")
-        network = ARCHITECTURES[spec.architecture](len(spec.labels))
+        network = build_network(spec.architecture, len(spec.labels))
         load_strictly(network, store.load(spec), spec.name)
         loaded[mode] = FindingClassifier(spec, network)
     if not loaded:

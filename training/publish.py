@@ -31,7 +31,7 @@ from cxrdemo.checkpoints import (
     load_strictly,
     read_weights,
 )
-from cxrdemo.classifier import ARCHITECTURES, FindingClassifier, keep_outputs
+from cxrdemo.classifier import FindingClassifier, build_network, keep_outputs, output_layer
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS, display_name
 from cxrdemo.masking import DEFAULT_MARGIN
@@ -257,15 +257,17 @@ def _publish_classifier(
     args: argparse.Namespace, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> tuple[CheckpointSpec, list[str]]:
     mode, size = MaskingMode(settings["masking"]), settings["size"]
-    name = f"findings-resnet50-{size}-{mode}.v{args.version}"
-    kept = keep_outputs(state, [OUTPUTS.index(key) for key in FINDING_KEYS])
-    spec = _write(args, name, "findings", "resnet50", kept, InputSpec(hw=(size, size)))
+    backbone = settings.get("backbone", "resnet50")
+    name = f"findings-{backbone.rpartition('/')[2]}-{size}-{mode}.v{args.version}"
+    network = build_network(backbone, len(FINDING_KEYS))
+    rows = [OUTPUTS.index(key) for key in FINDING_KEYS]
+    kept = keep_outputs(state, rows, layer=output_layer(network))
+    spec = _write(args, name, "findings", backbone, kept, InputSpec(hw=(size, size)))
     # The class wants labels; the real ones follow from its own output below.
     blank = tuple(LabelSpec(key, 1.0, 0.0, 0.5, UNTRAINED) for key in FINDING_KEYS)
     spec = replace(spec, masking=mode, labels=blank)
     if mode is MaskingMode.LOOSE:
         spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
-    network = ARCHITECTURES["resnet50"](len(FINDING_KEYS))
     load_strictly(network, read_weights(args.run / spec.file), name)
     classifier = FindingClassifier(spec, network)
     cases = read_finding_index(args.data)
