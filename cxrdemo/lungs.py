@@ -4,7 +4,7 @@ The bounds below are ours, chosen on the training and validation masks of Montgo
 OpenIST: they lie outside what those masks show, so that a reason means "unlike any of them".
 """
 
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -48,20 +48,29 @@ def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
         return sides, 0
     found = int((areas >= SPECK_OF_LARGEST * areas.max()).sum())
     by_size = np.argsort(-areas)[: min(found, 2)]
-    left, _, width, height, _ = stats[by_size[0]]
+    _, _, width, height, _ = stats[by_size[0]]
     if width > MERGED_ASPECT * height:
-        lungs = fill_holes(parts == by_size[0])
-        middle = slice(left + width // 4, left + width - width // 4)
-        cut = middle.start + int(np.argmin(lungs[:, middle].sum(axis=0)))
-        sides[:, :cut][lungs[:, :cut]] = Side.RIGHT
-        sides[:, cut:][lungs[:, cut:]] = Side.LEFT
+        box, lungs = _filled_part(parts, int(by_size[0]), stats)
+        quarter = width // 4
+        cut = quarter + int(np.argmin(lungs[:, quarter : width - quarter].sum(axis=0)))
+        sides[box][:, :cut][lungs[:, :cut]] = Side.RIGHT
+        sides[box][:, cut:][lungs[:, cut:]] = Side.LEFT
         return sides, found
     # A lone lung is judged by the image's midline, for want of a better one.
     midline = centres[by_size, 0].mean() if len(by_size) == 2 else mask.shape[1] / 2
     for part in by_size:
-        side = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
-        sides[fill_holes(parts == part)] = side
+        box, lung = _filled_part(parts, int(part), stats)
+        sides[box][lung] = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
     return sides, found
+
+
+def _filled_part(
+    parts: NDArray[Any], part: int, stats: NDArray[Any]
+) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """A part's bounding box, and the part in it with its holes filled."""
+    left, top, width, height, _ = stats[part]
+    box = slice(top, top + height), slice(left, left + width)
+    return box, fill_holes(parts[box] == part)
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -79,8 +88,8 @@ def assess(sides: NDArray[np.uint8], *, components: int, predicted_iou: float) -
         components: Parts before cleaning.
         predicted_iou: The network's own estimate, uncalibrated.
     """
-    right = float(np.mean(sides == Side.RIGHT))
-    left = float(np.mean(sides == Side.LEFT))
+    right = np.count_nonzero(sides == Side.RIGHT) / sides.size
+    left = np.count_nonzero(sides == Side.LEFT) / sides.size
     total = right + left
     asymmetry = abs(right - left) / total if total else 0.0
     inside = sides > 0

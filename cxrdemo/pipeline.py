@@ -4,9 +4,10 @@ Nothing here draws, and nothing is remembered between calls, so one pipeline ser
 """
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -23,7 +24,7 @@ from cxrdemo.classifier import Evidence, FindingClassifier
 from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
-from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, apply_mask, kept_region
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import (
@@ -43,6 +44,7 @@ from cxrdemo.saliency import explain
 from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
 
 Builder = TypeVar("Builder")
+OnCanvas = Callable[[Placement], NDArray[np.bool_] | None]
 
 BOX_MARGIN: Final = 0.03
 """Each side of a lung's box grows by this share of its size before MedSAM sees it."""
@@ -213,8 +215,9 @@ class Pipeline:
         outside = None
         with self._lock, self._running():
             if loose:
+                surroundings = Surroundings(lungs.inside)
                 for margin in margins:
-                    kept = kept_region(lungs.inside, mode=MaskingMode.LOOSE, margin=margin)
+                    kept = surroundings.within(margin)
                     curve.append((margin, _classify(loose, radiograph, kept)[0]))
             if whole:
                 outside = _classify(whole, radiograph, ~lungs.inside)[0]
@@ -253,6 +256,7 @@ class Pipeline:
         with self._lock, self._running():
             with _timed(clock, "lungs"):
                 lungs = self._lungs_or_warning(radiograph, lungs, warnings)
+            on_canvas = _on_canvases(lungs)
             readings, unread = {}, []
             for mode in (m for m in ALL_MASKINGS if m in maskings):
                 part = self._classifiers.get(mode)
@@ -263,7 +267,7 @@ class Pipeline:
                 else:
                     with _timed(clock, f"findings {mode}"):
                         readings[mode] = self._read(
-                            radiograph, lungs, part, margin, method, warnings
+                            radiograph, lungs, on_canvas, part, margin, method, warnings
                         )
         if unread:
             warnings.append(
@@ -315,6 +319,7 @@ class Pipeline:
         self,
         radiograph: Radiograph,
         lungs: LungMask | None,
+        on_canvas: OnCanvas,
         part: FindingClassifier,
         margin: float | None,
         method: str,
@@ -336,7 +341,7 @@ class Pipeline:
             kept = kept_region(lungs.inside, mode=mode, margin=width)
         findings, evidence = _classify(part, radiograph, kept)
         maps = explain(part, evidence, method=method)
-        shares = tuple(cam_in_lung(heat, lungs.inside if lungs else None) for heat in maps)
+        shares = tuple(cam_in_lung(heat, on_canvas(heat.placement)) for heat in maps)
         return Reading(mode, width, kept, findings, maps, shares)
 
     def _checkpoints_used(
@@ -368,15 +373,29 @@ def _classify(
 def cam_in_lung(heat: SaliencyMap, lungs: NDArray[np.bool_] | None) -> float:
     """Share of a map's heat that lies inside the lung mask, 0..1.
 
-    Computed on the classifier's canvas, bars left out. NaN if the map is all zero or there is no
-    mask.
+    Args:
+        heat: One label's map.
+        lungs: bool, the lungs on the classifier's canvas, as `heat.placement.mask` puts them there;
+            the same for all maps of one placement. None if there is no mask.
+
+    Returns:
+        Bars are left out. NaN if the map is all zero or there is no mask.
     """
     if lungs is None or heat.peak == 0.0:
         return float("nan")
     canvas_hw = heat.placement.target_hw
     on_canvas = Placement.stretch(canvas_hw, canvas_hw).undo_map(heat.grid)
-    content = heat.placement.mask(np.ones(lungs.shape, bool))
-    return float(on_canvas[heat.placement.mask(lungs)].sum() / on_canvas[content].sum())
+    return float(on_canvas[lungs].sum() / on_canvas[heat.placement.content].sum())
+
+
+def _on_canvases(lungs: LungMask | None) -> OnCanvas:
+    """Where the lungs lie in each classifier's canvas, computed once for all that share one."""
+
+    @functools.cache
+    def on_canvas(placement: Placement) -> NDArray[np.bool_] | None:
+        return None if lungs is None else placement.mask(lungs.inside)
+
+    return on_canvas
 
 
 def _lung_boxes(lungs: LungMask) -> dict[Side, tuple[float, float, float, float]]:

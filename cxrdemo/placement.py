@@ -83,7 +83,7 @@ class Placement:
         if self.content_hw == self.target_hw:
             return content
         canvas = np.full(self.target_hw, fill, np.float32)
-        canvas[self._content] = content
+        canvas[self.content] = content
         return canvas
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -132,7 +132,8 @@ class Placement:
         return cast(NDArray[np.float32], warped)
 
     @property
-    def _content(self) -> tuple[slice, slice]:
+    def content(self) -> tuple[slice, slice]:
+        """Rows and columns of the canvas that hold the image."""
         (top, left), (height, width) = self.offset_hw, self.content_hw
         return slice(top, top + height), slice(left, left + width)
 

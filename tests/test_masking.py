@@ -1,11 +1,15 @@
+from itertools import pairwise
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrdemo.errors import GridMismatchError, NoLungsFoundError
-from cxrdemo.masking import apply_mask, kept_region, margin_levels
+from cxrdemo.masking import Surroundings, apply_mask, kept_region, margin_levels
 from cxrdemo.phantom import Phantom
+from cxrdemo.placement import Placement
 from cxrdemo.results import MaskingMode
 
 
@@ -104,3 +108,45 @@ def test_margin_levels_hold_every_margin_of_a_slider(lungs: np.ndarray) -> None:
 def test_margin_levels_need_lungs() -> None:
     with pytest.raises(NoLungsFoundError):
         margin_levels(np.zeros((70, 70), bool), step=0.01, count=20)
+
+
+def large_lungs(phantom: Phantom, height: int) -> np.ndarray:
+    """The phantom's lungs, smoothly enlarged."""
+    width = round(height * phantom.lungs.shape[1] / phantom.lungs.shape[0])
+    placement = Placement.stretch((height, width), phantom.lungs.shape)
+    return placement.undo_map((phantom.lungs > 0).astype(np.float32)) >= 0.5
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.08, 0.2])
+def test_a_large_image_is_measured_on_a_coarser_grid_to_the_same_effect(
+    phantom: Phantom, margin: float
+) -> None:
+    lungs = large_lungs(phantom, 2500)
+    height = np.flatnonzero(lungs.any(axis=1)).size
+    distance = cv2.distanceTransform((~lungs).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    left_out = (distance > 2 * margin * height).astype(np.uint8)
+    closed = cv2.distanceTransform(1 - left_out, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    plain = (closed > margin * height) | (distance <= margin * height)
+    kept = Surroundings(lungs).within(margin)
+    assert kept.shape == lungs.shape
+    assert (kept & plain).sum() / (kept | plain).sum() > 0.995
+
+
+def test_a_large_image_keeps_its_lungs_to_the_pixel_and_grows_with_the_margin(
+    phantom: Phantom,
+) -> None:
+    lungs = large_lungs(phantom, 1500)
+    surroundings = Surroundings(lungs)
+    kept = [surroundings.within(margin) for margin in (0.0, 0.001, 0.01, 0.08, 0.09)]
+    np.testing.assert_array_equal(kept[0], lungs)
+    for smaller, larger in pairwise(kept):
+        assert not (smaller & ~larger).any()
+
+
+def test_a_small_image_is_its_own_grid(lungs: np.ndarray) -> None:
+    kept = kept_region(lungs, mode=MaskingMode.LOOSE, margin=0.08)
+    np.testing.assert_array_equal(kept, Surroundings(lungs).within(0.08))
+    one_px = 1 / np.flatnonzero(lungs.any(axis=1)).size
+    grown = Surroundings(lungs).within(one_px)
+    cross = cv2.dilate(lungs.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    assert not (cross.astype(bool) & ~grown).any()

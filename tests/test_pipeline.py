@@ -217,8 +217,9 @@ def test_an_unknown_architecture_is_refused(folder: Path) -> None:
 
 def test_cam_in_lung_is_the_share_of_heat_inside() -> None:
     placement = Placement.letterbox((100, 50), (64, 64))
-    lungs = np.zeros((100, 50), bool)
-    lungs[:50] = True
+    upper_half = np.zeros((100, 50), bool)
+    upper_half[:50] = True
+    lungs = placement.mask(upper_half)
     even = SaliencyMap("Mass", "Grad-CAM", np.ones((8, 8), np.float32), placement)
     assert cam_in_lung(even, lungs) == pytest.approx(0.5)
     top = np.zeros((8, 8), np.float32)

@@ -232,7 +232,8 @@ def run_classifier(
         findings, evidence = classifier.classify(pixels)
         seconds.append(time.perf_counter() - start)
         logits.append(findings.logits)
-        shares.append([cam_in_lung(heat, lungs) for heat in explain(classifier, evidence)])
+        on_canvas = None if lungs is None else evidence.placement.mask(lungs)
+        shares.append([cam_in_lung(heat, on_canvas) for heat in explain(classifier, evidence)])
         areas.append(float("nan") if lungs is None else float(lungs.mean()))
     scores = Scores(
         logits=np.array(logits, np.float64),
