@@ -15,16 +15,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 from safetensors.torch import load_file, save_file
 
 from cxrdemo.classifier import build_network, output_layer
 from cxrdemo.errors import CxrDemoError
+from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
+from cxrdemo.results import MaskingMode
 from training import classify, pretrain, runs, segment
 from training.__main__ import COMMANDS, main
-from training.data import DataError
-from training.findings import OUTPUTS
-from training.runs import AtomicCheckpoints, DrawSampler, EvenSampler
+from training.data import DataError, read_pixels
+from training.findings import OUTPUTS, Drawing, FindingDataset
+from training.masks import read_sides
+from training.runs import AtomicCheckpoints, Draw, DrawSampler, EvenSampler
 
 ROOT = Path(__file__).resolve().parent.parent
 OBSERVED = ROOT / "tests" / "observed_training.py"
@@ -463,3 +467,28 @@ def test_pretraining_without_labels_learns_to_describe_views_alike(
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert task._compare(batch)[1] > 0.3, "all images are described alike"
+
+
+def test_images_kept_in_memory_are_the_files(data: Path) -> None:
+    cases = [case for case in classify.read_finding_index(data) if case.split == "train"]
+    spec, drawing = InputSpec(hw=(64, 64)), Drawing(modes=(MaskingMode.TIGHT,))
+    kept = FindingDataset(cases, spec, masks=data / "sides", drawing=drawing)
+    for index, case in enumerate(cases):
+        pixels, lungs = kept._kept[index].open()
+        np.testing.assert_array_equal(pixels, read_pixels(case.image))
+        np.testing.assert_array_equal(lungs, read_sides(data / "sides", case.name) > 0)
+    first, again = kept[Draw(2, 5)]["image"], kept[Draw(2, 5)]["image"]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, kept[Draw(2, 6)]["image"])
+
+
+def test_a_progress_bar_is_for_terminals(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = classify_flags(data, tmp_path)[1:]
+    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", flags))
+    for on_terminal, kind in ((True, RichProgressBar), (False, runs.EpochLines)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=on_terminal: answer)
+        trainer, _, _ = runs.build_trainer(settings, "val_auroc")
+        shown = [c for c in trainer.callbacks if isinstance(c, RichProgressBar | runs.EpochLines)]
+        assert [type(c) for c in shown] == [kind]
