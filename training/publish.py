@@ -222,7 +222,7 @@ def make_card(spec: CheckpointSpec, settings: Mapping[str, Any], notes: Sequence
         ]
     lines += ["", *(f"- {note}" for note in notes)]
     # Folders by name alone: where they lay on one machine means nothing elsewhere.
-    shown = {k: Path(v).name if k in PATH_SETTINGS and v else v for k, v in settings.items()}
+    shown = {k: _name(v) if k in PATH_SETTINGS else v for k, v in settings.items()}
     lines += ["", "## Settings", "", "```json", json.dumps(shown, indent=1), "```", ""]
     return "\n".join(lines)
 
@@ -331,6 +331,13 @@ def _write(
         trained_on=f"{UNTRAINED}; {args.trained_on}" if args.allow_untrained else args.trained_on,
         licence=args.licence,
     )
+
+
+def _name(value: Any) -> Any:
+    """A path, or each path of a list, by its name alone."""
+    if isinstance(value, list):
+        return [_name(item) for item in value]
+    return Path(value).name if value else value
 
 
 def _mean_of(values: NDArray[np.float64], drawn: NDArray[np.intp]) -> float:
