@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,13 @@ def test_it_stops_when_validation_gets_no_better_and_is_then_finished(
     assert "val_auroc" in epochs[0]
     assert main(flags) == 0
     assert "has finished before" in capsys.readouterr().out
+    # Ended between the last epoch and the writing of the network: no further epoch.
+    network = tmp_path / "network.safetensors"
+    before = network.read_bytes()
+    network.unlink()
+    assert main(flags) == 0
+    assert "\nepoch " not in capsys.readouterr().out
+    assert network.read_bytes() == before
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(
@@ -325,6 +333,12 @@ def drop_sides(folder: Path) -> None:
     (folder / "sides" / "p03.png").unlink()
 
 
+def leak_patient(folder: Path) -> None:
+    """Another set, given as --extra, trains on a patient to validate on."""
+    rows = read_rows(folder / "index.csv")
+    write_rows(folder / "extra" / "index.csv", [{**rows[-1], "split": "train"}])
+
+
 def empty_mask(folder: Path) -> None:
     cv2.imwrite(str(folder / "masks" / "p03.png"), np.zeros((72, 64), np.uint8))
 
@@ -334,6 +348,7 @@ def empty_mask(folder: Path) -> None:
     [
         ("classify", spoil_index, ("index.csv", "lacks the columns ['Edema']")),
         ("classify", spoil_label, ("index.csv", "p01.png has 'maybe' in the column Edema")),
+        ("classify", leak_patient, ("patient 17 is in val and train", "into one split")),
         ("classify", drop_validation, ("No image is in the split 'val'",)),
         ("classify", spoil_image, ("p03.png", "Mend the file, or take it out of the index")),
         ("classify", drop_image, ("index.csv lists p03.png, which is not there",)),
@@ -352,7 +367,6 @@ def test_bad_data_is_named_with_its_remedy_before_training_starts(
     spoil: Callable[[Path], None],
     words: tuple[str, ...],
 ) -> None:
-    import shutil
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("training began")
@@ -363,8 +377,9 @@ def test_bad_data_is_named_with_its_remedy_before_training_starts(
     monkeypatch.setattr(classify, "start_network", lambda _: None)
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
+    shutil.copytree(data, folder / "extra")
     spoil(folder)
-    flags = classify_flags(folder, tmp_path / "out")
+    flags = classify_flags(folder, tmp_path / "out", extra=folder / "extra")
     if command == "segment":
         flags = ["segment", "--data", str(folder), "--out", str(tmp_path / "out"), "--size", "64"]
     assert main(flags) == 3
