@@ -3,7 +3,8 @@
 A run folder holds `settings.json`, the best and the last epoch, the logs, and at the end
 `network.safetensors`. What is random in a step depends on the seed, the epoch and the place in it
 alone, never on what the process did before. So a run that was killed at any moment and is given
-again goes on after its last whole epoch and ends with the same weights, on the same machine.
+again goes on after its last whole epoch and ends with the same weights: bit for bit on a processor,
+and on GPUs but for kernels that add in no fixed order.
 """
 
 import argparse
