@@ -15,7 +15,7 @@ from cxrdemo.results import MaskingMode, Side
 from cxrdemo.segmenter import SamNetwork
 from training import masks as masks_command
 from training.classify import ClassifySettings, ClassifyTask, known_label_loss
-from training.data import FindingCase
+from training.data import DataError, FindingCase
 from training.findings import (
     OUTPUTS,
     UNKNOWN,
@@ -26,6 +26,7 @@ from training.findings import (
     typical_lungs,
 )
 from training.lesions import MASS, NODULE, LesionKind, draw_lesion
+from training.runs import Draw
 from training.segment import (
     SegmentSettings,
     SegmentTask,
@@ -36,12 +37,14 @@ from training.segment import (
 
 SEGMENT = SegmentSettings(
     data="d", out="o", architecture="sam-tinyvit-5m-512", init=None, size=64, epochs=1, batch=2,
-    lr=1e-3, weight_decay=0.0, freeze_prompt_encoder=True, seed=0, workers=0,
+    lr=1e-3, weight_decay=0.0, ema=0.0, patience=0, precision="fp32", devices=1, num_nodes=1,
+    freeze_prompt_encoder=True, seed=0, workers=0,
 )  # fmt: skip
 CLASSIFY = ClassifySettings(
-    data="d", extra=None, masks=None, out="o", masking="none", init=None, size=64, epochs=1,
-    images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4, lr=1e-3,
-    weight_decay=0.0, select="best", seed=0, workers=0,
+    data="d", extra=[], masks=None, out="o", masking="none", backbone="resnet50", init=None,
+    size=64, epochs=1, images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4,
+    lr=1e-3, weight_decay=0.0, ema=0.0, patience=0, precision="fp32", devices=1, num_nodes=1,
+    select="best", seed=0, workers=0,
 )  # fmt: skip
 
 
@@ -65,12 +68,12 @@ def test_steps_of_the_segmenter_lower_the_loss_and_leave_frozen_parts_alone() ->
     task = SegmentTask(network, SEGMENT)
     truth = torch.from_numpy(np.stack([sides(), sides()]))
     batch = {"image": (truth > 0).float()[:, None].repeat(1, 3, 1, 1), "sides": truth}
+    batch["seed"] = torch.tensor([1, 2])  # the same prompts in each step
     before = {k: v.clone() for k, v in network.state_dict().items()}
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, 1e-3)
     losses = []
     for _ in range(12):
-        torch.manual_seed(1)  # the same prompts in each step
         loss = task.training_step(batch, 0)
         optimiser.zero_grad()
         loss.backward()
@@ -182,7 +185,7 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
         mode=mode,
         masks=images / "masks",
     )
-    item = dataset[0]
+    item = dataset[Draw(0, 0)]
     from cxrdemo.reading import read_radiograph
 
     pixels = read_radiograph(images / "p0.png").pixels
@@ -223,7 +226,7 @@ def test_a_drawn_lesion_sets_its_label_and_survives_the_masking(images: Path) ->
             cases, InputSpec(hw=(64, 64)), masks=images / "masks", drawing=drawing
         )
         for index in range(2):
-            labels = dataset[index]["labels"]
+            labels = dataset[Draw(index, index)]["labels"]
             assert labels[OUTPUTS.index("Mass")] == 1.0
             assert labels[OUTPUTS.index("Nodule")] == 0.0
     assert cases[0].labels["Mass"] == 0  # the index itself is not changed
@@ -235,7 +238,7 @@ def test_lesions_and_masking_need_masks(images: Path) -> None:
         Drawing(modes=(MaskingMode.NONE,), nodule=0.1),
         Drawing(modes=tuple(MaskingMode)),
     ):
-        with pytest.raises(ValueError, match="--masks"):
+        with pytest.raises(DataError, match="--masks"):
             FindingDataset(cases, InputSpec(hw=(64, 64)), drawing=drawing)
 
 

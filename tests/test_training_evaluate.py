@@ -1,5 +1,6 @@
 """What `evaluate` measures, against scikit-learn and by hand, and what it writes."""
 
+import csv
 import json
 import math
 import re
@@ -35,7 +36,7 @@ from training.evaluate import (
     ranking_figures,
     run_classifier,
 )
-from training.masks import mask_path
+from training.masks import COLUMNS, QUALITY_NAME, mask_path
 
 LABELS = tuple(LabelSpec(key, 1.3, -0.4, 0.4, "test") for key in FINDING_KEYS)
 BARE = tuple(LabelSpec(key, 1.0, 0.0, 0.5, "test") for key in FINDING_KEYS)
@@ -357,12 +358,12 @@ def test_doubtful_masks_are_counted_and_shown(
     for case in cases:
         source = mask_path(phantom_sets / "masks", case.name)
         mask_path(masks, case.name).symlink_to(source)
-    lines = ["image,reasons"]
-    lines += [
-        f'{case.name},"{("One lung is much larger.",) if i < 2 else ()}"'
-        for i, case in enumerate(cases)
-    ]
-    (masks / "quality.csv").write_text("\n".join(lines) + "\n")
+    with (masks / QUALITY_NAME).open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        for index, case in enumerate(cases):
+            reasons = ("One lung is much larger.",) if index < 2 else ()
+            writer.writerow({"image": case.name, "reasons": reasons})
     arguments = ["--data", str(phantom_sets / "nih"), "--masks", str(masks), "--resamples", "2"]
     assert main(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 0
     metrics = check_written(tmp_path / "out")

@@ -12,16 +12,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import CheckpointStore, load_strictly, read_weights
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
 from training import publish, reproduce
 from training.__main__ import main
 from training.chain import COMMANDS, Step, run_step
 from training.data import DataError, read_finding_index, read_lung_index
-from training.findings import OUTPUTS
 from training.reproduce import PRESETS, plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,12 +85,18 @@ def test_the_papers_way_starts_from_the_given_weights(
 ) -> None:
     steps = {
         step.name: parsed(step)
-        for step in plan(PRESETS["paper"], phantom_sets, tmp_path, medsam=Path("/medsam.pth"))
+        for step in plan(
+            PRESETS["paper"],
+            phantom_sets,
+            tmp_path,
+            medsam=Path("/medsam.pth"),
+            imagenet=Path("/resnet50.pth"),
+        )
     }
     assert steps["segment-1"].init == Path("/medsam.pth")
     assert steps["segment-1"].freeze_prompt_encoder
     assert "pretrain" not in steps
-    assert steps["classify-none"].init == tmp_path / "imagenet.safetensors"
+    assert steps["classify-none"].init == Path("/resnet50.pth")
     arguments = [
         "reproduce",
         "--preset",
@@ -178,16 +182,6 @@ def test_the_papers_plan_starts_from_the_published_layouts(
         parsed(Step("", words[4], tuple(words[5:]), Path()))
     assert "images of rsua" in lines[1]
     assert not (tmp_path / "out").exists(), "a dry run makes nothing"
-
-
-def test_a_fresh_head_fits_the_classifiers_network(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    source = resnet50(weights=None)
-    torch.save(source.state_dict(), tmp_path / "imagenet.pth")
-    reproduce.fit_head(tmp_path / "imagenet.pth", tmp_path / "fitted.safetensors")
-    state = read_weights(tmp_path / "fitted.safetensors")
-    load_strictly(resnet50(weights=None, num_classes=len(OUTPUTS)), state, "fitted")
-    assert torch.equal(state["layer4.2.conv3.weight"], source.layer4[2].conv3.weight)
 
 
 def test_presets_ask_for_data_unless_they_make_it(

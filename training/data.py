@@ -92,8 +92,8 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
         path = folder / "images" / row["image"]
         if not path.is_file():
             raise DataError(f"{folder / 'index.csv'} lists {row['image']}, which is not there.")
-        labels = {key: _label(row[key]) for key in keys}
-        no_finding = _label(row[NO_FINDING.key])
+        labels = {key: _label(row, key, folder) for key in keys}
+        no_finding = _label(row, NO_FINDING.key, folder)
         if no_finding == 1:
             # "No finding" says of each of them that it is absent.
             labels = {key: 0 if value is None else value for key, value in labels.items()}
@@ -132,8 +132,16 @@ def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """The app's own reading of an image, as uint8 (H, W) to save memory while training."""
-    return np.asarray(np.rint(read_radiograph(path).pixels * 255.0), np.uint8)
+    """The app's own reading of an image, as uint8 (H, W) to save memory while training.
+
+    Raises:
+        DataError: If it cannot be read, naming the file.
+    """
+    try:
+        pixels = read_radiograph(path).pixels
+    except CxrDemoError as error:
+        raise DataError(f"{path}: {error} Mend the file, or take it out of the index.") from error
+    return np.asarray(np.rint(pixels * 255.0), np.uint8)
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -144,7 +152,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if grey is None:
-        raise DataError(f"The mask {path} cannot be read.")
+        raise DataError(f"The mask {path} cannot be read. Mend it, or take it out of the index.")
     mask = np.asarray(grey) > 127
     if not mask.any():
         raise DataError(f"The mask {path} is empty. Remove it from the index.")
@@ -172,5 +180,11 @@ def _find(files: Mapping[str, Path], stem: str, folder: Path) -> Path:
     return files[stem]
 
 
-def _label(cell: str) -> int | None:
-    return None if cell.strip() == "" else int(float(cell))
+def _label(row: Mapping[str, str], key: str, folder: Path) -> int | None:
+    cell = row[key].strip()
+    if cell not in ("", "0", "1", "0.0", "1.0"):
+        raise DataError(
+            f"{folder / 'index.csv'}: {row['image']} has {cell!r} in the column {key}. Write 1, 0, "
+            "or nothing for unknown."
+        )
+    return None if cell == "" else int(float(cell))

@@ -54,7 +54,7 @@ from training.data import (
     read_lung_index,
     read_mask,
 )
-from training.masks import read_sides
+from training.masks import read_quality, read_sides
 
 RESAMPLES: Final = 1000
 SEED: Final = 0
@@ -705,15 +705,11 @@ def _example(
 
 def _doubts(masks: Path, cases: Sequence[FindingCase]) -> dict[str, list[str]] | None:
     """What the record of `masks` holds against each mask; None if there is no record."""
-    tables = sorted(masks.glob("quality*.csv"))
-    if not tables:
+    rows = read_quality(masks)
+    if not rows:
         return None
-    reasons: dict[str, list[str]] = {}
-    for table in tables:
-        with table.open(newline="", encoding="utf-8") as stream:
-            rows = {row["image"]: row["reasons"] for row in csv.DictReader(stream)}
-        # Written as the tuple of words that it is in `MaskQuality`.
-        reasons |= {name: list(ast.literal_eval(words)) for name, words in rows.items()}
+    # Written as the tuple of words that it is in `MaskQuality`.
+    reasons = {name: list(ast.literal_eval(row["reasons"])) for name, row in rows.items()}
     return {case.name: reasons[case.name] for case in cases if reasons.get(case.name)}
 
 

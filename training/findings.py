@@ -17,9 +17,10 @@ from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.results import MaskingMode
 from training.augment import Ranges, change_grey, draw, warp_image
-from training.data import FindingCase, read_pixels
+from training.data import DataError, FindingCase, read_pixels
 from training.lesions import MASS, NODULE, draw_lesion
 from training.masks import read_sides
+from training.runs import Draw
 
 OUTPUTS: Final = (*FINDING_KEYS, *AUXILIARY_KEYS, "COVID")
 UNKNOWN: Final = -1.0
@@ -72,13 +73,16 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             masks: Folder written by `masks`; needed for masking and for lesions.
             lungs: Lung masks to use instead of that folder, one per case, of any size.
             drawing: What to draw at random; None for the image as the app would see it.
+
+        Raises:
+            DataError: If an image or mask is missing or unreadable, or masks are not given.
         """
         if masks is None and lungs is None:
             modes = drawing.modes if drawing else (mode,)
             if set(modes) != {MaskingMode.NONE}:
-                raise ValueError("masking 'loose' and 'tight' need --masks")
+                raise DataError("Masking 'loose' and 'tight' need --masks, written by `masks`.")
             if drawing and (drawing.nodule or drawing.mass):
-                raise ValueError("synthetic lesions need --masks")
+                raise DataError("Synthetic lesions need --masks, written by `masks`.")
         self.cases = cases
         self._spec = spec
         self._mode = mode
@@ -97,8 +101,9 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image (3, h, w) and labels (K,): 1, 0, or `UNKNOWN`."""
+    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
+        """Image (3, h, w), labels (K,): 1, 0, or `UNKNOWN`, and index ()."""
+        index = draw_of.index
         pixels = self._pixels[index].astype(np.float32) / 255.0
         labels = dict(self.cases[index].labels)
         lungs = self._lungs[index] if self._lungs is not None else None
@@ -107,7 +112,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         mode, margin, change = self._mode, DEFAULT_MARGIN, None
         if self._drawing is not None:
             drawing = self._drawing
-            rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
+            rng = np.random.default_rng(draw_of.seed)
             change = draw(rng, pixels.shape, drawing.ranges)
             mode = drawing.modes[rng.integers(len(drawing.modes))]
             margin = rng.uniform(*MARGIN_RANGE)
@@ -127,7 +132,26 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         return {
             "image": torch.from_numpy(normalise(canvas, self._spec)),
             "labels": torch.tensor([UNKNOWN if v is None else float(v) for v in values]),
+            "index": torch.tensor(index),
         }
+
+
+class JointDataset(Dataset[dict[str, Tensor]]):
+    """Several sets as one, in order; indices within an item are those of its own set."""
+
+    def __init__(self, parts: Sequence[FindingDataset]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
+        index = draw_of.index
+        for part in self._parts:
+            if index < len(part):
+                return part[Draw(index, draw_of.seed)]
+            index -= len(part)
+        raise IndexError(draw_of.index)
 
 
 def doubt_overread(cases: Sequence[FindingCase]) -> list[FindingCase]:

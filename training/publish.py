@@ -123,7 +123,7 @@ def _publish(args: argparse.Namespace) -> None:
 
 def _origin(run: Path, settings: Mapping[str, Any]) -> Origin:
     """How a run was made. Folders by name alone: where they lay means nothing elsewhere."""
-    shown = {k: Path(v).name if k in PATH_SETTINGS and v else v for k, v in settings.items()}
+    shown = {k: _name(v) if k in PATH_SETTINGS else v for k, v in settings.items()}
     record = read_record(run)
     if record is None:
         return Origin(shown)
@@ -132,6 +132,13 @@ def _origin(run: Path, settings: Mapping[str, Any]) -> Origin:
     if record.unfinished:
         hardware += f"; time without that of {record.unfinished} killed sessions"
     return Origin(shown, shlex.join(words), record.commit, hardware, record.seconds)
+
+
+def _name(value: Any) -> Any:
+    """A path, or each path of a list, by its name alone."""
+    if isinstance(value, list):
+        return [_name(item) for item in value]
+    return Path(value).name if value else value
 
 
 def _refuse_to_mix(folder: Path) -> None:

@@ -13,18 +13,14 @@ nothing. `bundled` is the recipe of the bundled weights, whose own pretraining w
 import argparse
 import csv
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
-import torch
-from safetensors.torch import save_file
 
-from cxrdemo.checkpoints import load_strictly, read_weights
-from cxrdemo.classifier import build_network, output_layer
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode
@@ -37,7 +33,6 @@ from training.data import (
     read_finding_index,
     read_lung_index,
 )
-from training.findings import OUTPUTS
 
 PHANTOM_HW: Final = (160, 144)
 PHANTOMS_PER_CLASS: Final = 2
@@ -161,11 +156,12 @@ def run(args: argparse.Namespace) -> None:
         for flag, path in (("--medsam", args.medsam), ("--imagenet", args.imagenet)):
             if path is None or not path.is_file():
                 raise DataError(f"The preset {args.preset} needs a file as {flag}, got {path}.")
-        if not args.dry_run:
-            write_once(
-                out / "imagenet.safetensors", lambda path: fit_head(args.imagenet.resolve(), path)
-            )
-    steps = plan(preset, data, out, medsam=args.medsam.resolve() if args.medsam else None)
+    weights = {
+        name: path.resolve()
+        for name, path in (("medsam", args.medsam), ("imagenet", args.imagenet))
+        if path is not None
+    }
+    steps = plan(preset, data, out, **weights)
     if preset.note:
         print(preset.note)
     run_chain(steps, out, dry=args.dry_run)
@@ -174,7 +170,14 @@ def run(args: argparse.Namespace) -> None:
     print(f"{out / 'checkpoints'}\n{out / 'evaluation'}")
 
 
-def plan(preset: Preset, data: Path, out: Path, *, medsam: Path | None = None) -> list[Step]:
+def plan(
+    preset: Preset,
+    data: Path,
+    out: Path,
+    *,
+    medsam: Path | None = None,
+    imagenet: Path | None = None,
+) -> list[Step]:
     """The chain's commands in order.
 
     Args:
@@ -182,6 +185,7 @@ def plan(preset: Preset, data: Path, out: Path, *, medsam: Path | None = None) -
         data: Folder with `lungs/`, `nih/` and perhaps `pretrain/`.
         out: Folder for all that is made.
         medsam: Weights that the first stage of the segmenter starts from, for presets that ask.
+        imagenet: Weights that the classifiers start from, for presets that do not pretrain.
 
     Raises:
         DataError: If an index is missing or malformed.
@@ -208,7 +212,7 @@ def plan(preset: Preset, data: Path, out: Path, *, medsam: Path | None = None) -
     steps.append(Step("masks", "masks", flags, mask_folder / masks.QUALITY_NAME))
     measured = ("--data", str(nih), "--masks", str(mask_folder))
     shared = (*measured, "--extra", str(extra)) if has_extra else measured
-    start = out / "imagenet.safetensors"
+    start = imagenet
     if preset.pretrain is not None:
         start = out / "pretrain" / "network.safetensors"
         flags = (*shared, "--out", str(start.parent), *preset.pretrain)
@@ -218,7 +222,8 @@ def plan(preset: Preset, data: Path, out: Path, *, medsam: Path | None = None) -
         trained_on += "; pretrained on " + describe(extra_cases)
     for mode in MaskingMode:
         target = out / str(mode)
-        flags = ("--masking", str(mode), *shared, "--init", str(start), "--out", str(target))
+        begin = ("--init", str(start)) if start else ()
+        flags = ("--masking", str(mode), *shared, *begin, "--out", str(target))
         output = target / "network.safetensors"
         steps.append(Step(f"classify-{mode}", "classify", (*flags, *preset.classify), output))
         steps.append(publication(target, folder, "--trained-on", trained_on, *measured, *words))
@@ -228,26 +233,6 @@ def plan(preset: Preset, data: Path, out: Path, *, medsam: Path | None = None) -
         output = target / evaluate.METRICS_NAME
         steps.append(Step(f"evaluate-{task}", "evaluate", (*flags, *preset.measure), output))
     return steps
-
-
-def fit_head(source: Path, target: Path, backbone: str = "resnet50") -> None:
-    """Writes published weights of a backbone with a fresh head of the classifiers' outputs.
-
-    Args:
-        source: State dict for other classes, such as torchvision's `resnet50-11ad3fa6.pth`.
-        target: Safetensors file to write.
-        backbone: What `cxrdemo.classifier.build_network` takes.
-
-    Raises:
-        CheckpointError: If the weights are not that backbone's.
-    """
-    torch.manual_seed(0)
-    network = build_network(backbone, len(OUTPUTS))
-    head = f"{output_layer(network)}."
-    fresh = {k: v for k, v in network.state_dict().items() if k.startswith(head)}
-    body = {k: v for k, v in read_weights(source).items() if not k.startswith(head)}
-    load_strictly(network, {**body, **fresh}, source.name)
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, target)
 
 
 def make_phantom_sets(folder: Path) -> None:
@@ -286,12 +271,3 @@ def make_phantom_sets(folder: Path) -> None:
             writer = csv.DictWriter(stream, list(of_set[0]))
             writer.writeheader()
             writer.writerows(of_set)
-
-
-def write_once(path: Path, write: Callable[[Path], None]) -> None:
-    """Makes a file under another name first, so that an interrupted one is never taken for it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"draft-{path.name}")
-        write(draft)
-        draft.replace(path)

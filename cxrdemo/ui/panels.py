@@ -100,7 +100,7 @@ def about(
     """What the page can and cannot do, with every checkpoint's measured figures."""
     installed = {mode: spec for mode, spec in classifiers.items() if spec}
     return (
-        '<article class="cxr-article"><h2>What this is</h2>'
+        '<article class="cxr-article" tabindex="0" aria-label="About"><h2>What this is</h2>'
         "<p>A research demonstration, not a medical device. It must not be used to diagnose, to "
         "exclude or to decide anything about a patient. Upload de-identified images only; an "
         "upload is deleted as soon as it is read, and what was made of it when the tab closes.</p>"
