@@ -137,6 +137,11 @@ def test_a_record_adds_up_the_sessions_of_a_run(
         pass
     assert read_record(tmp_path) == found
     assert read_record(tmp_path / "nowhere") is None
+    monkeypatch.delenv("RANK")
+    (tmp_path / "network.safetensors").write_bytes(b"")
+    with recorded(tmp_path, "segment", ()):
+        pass
+    assert read_record(tmp_path) == found, "a finished run is not trained again"
 
 
 def test_samples_are_counted_by_split_patient_view_sex_and_age(

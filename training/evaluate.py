@@ -55,6 +55,7 @@ from training.data import (
     read_mask,
 )
 from training.masks import read_quality, read_sides
+from training.record import drawn_images
 
 RESAMPLES: Final = 1000
 SEED: Final = 0
@@ -645,14 +646,13 @@ def _training(classifiers: Mapping[MaskingMode, FindingClassifier]) -> report.Se
     rows = []
     for mode, classifier in classifiers.items():
         origin = classifier.spec.origin
-        images = origin.settings.get("epochs", 0) * origin.settings.get("images_per_epoch", 0)
-        known = origin.seconds is not None and images > 0
+        images, seconds = drawn_images(origin.settings), origin.seconds
         rows.append(
             [
                 str(mode),
-                "not recorded" if origin.seconds is None else f"{origin.seconds / 60:.1f}",
+                f"{seconds / 60:.1f}" if seconds else "not recorded",
                 str(images) if images else "not recorded",
-                f"{images / origin.seconds:.1f}" if known and origin.seconds else "not recorded",
+                f"{images / seconds:.1f}" if images and seconds else "not recorded",
                 origin.hardware or "not recorded",
             ]
         )

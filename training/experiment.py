@@ -22,7 +22,7 @@ from training import evaluate, masks, report
 from training.cards import WITHOUT_RSNA_NORMAL
 from training.chain import Step, describe, publication, run_chain
 from training.data import DataError, read_finding_index
-from training.record import read_record
+from training.record import drawn_images, read_record
 from training.reproduce import PRESETS, Preset
 
 COLUMNS: Final = {
@@ -287,14 +287,14 @@ def _row(group: Group, mode: MaskingMode, figures: Mapping[str, Any]) -> Row:
     settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
     # A session that was killed took time that nobody counted.
     seconds = record.seconds if record is not None and not record.unfinished else None
-    drawn = settings["epochs"] * settings["images_per_epoch"]
+    drawn = drawn_images(settings)
     return Row(
         backbone=group.backbone,
         seed=group.seed,
         masking=str(mode),
         figures={name: _read(figures[name]) for name in COLUMNS},
         seconds=seconds,
-        images_per_second=drawn / seconds if seconds else None,
+        images_per_second=drawn / seconds if drawn and seconds else None,
     )
 
 

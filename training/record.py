@@ -6,13 +6,15 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+
+from training.runs import NETWORK_NAME
 
 RECORD_NAME: Final = "record.json"
 RECORDED: Final = ("segment", "pretrain", "classify")
@@ -50,6 +52,16 @@ def read_record(folder: Path) -> Record | None:
     return Record(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def drawn_images(settings: Mapping[str, Any]) -> int | None:
+    """Training images that a classifier's run drew; None if its settings do not say.
+
+    A run that may stop early draws fewer than its settings tell.
+    """
+    if settings.get("patience") or not {"epochs", "images_per_epoch"} <= settings.keys():
+        return None
+    return int(settings["epochs"] * settings["images_per_epoch"])
+
+
 @contextmanager
 def recorded(folder: Path, command: str, flags: tuple[str, ...]) -> Iterator[None]:
     """Times one session of a run and adds it to the folder's record.
@@ -57,6 +69,9 @@ def recorded(folder: Path, command: str, flags: tuple[str, ...]) -> Iterator[Non
     The record is there from the start, so that a session that is killed is at least counted. Of
     the processes of a distributed run only the first writes.
     """
+    if (folder / NETWORK_NAME).exists():
+        yield  # The run has finished before: nothing is trained, and nothing is to be recorded.
+        return
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK")):
         yield
         return
