@@ -5,6 +5,8 @@ others published as `.pth`. Bundled files are checked against the sha256 in the 
 no fallback: what does not fit raises `CheckpointError`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json
@@ -12,15 +14,14 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Self
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import InputSpec
 from cxrdemo.results import MaskingMode
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST_NAME: Final = "manifest.json"
 MANIFEST_SCHEMA: Final = 1
@@ -256,6 +257,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: If the file cannot be read or holds anything but tensors.
     """
+    # Imported here, so that manifest and specs are read, and the page drawn, without it.
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         if path.suffix == ".safetensors":
             state: object = load_file(path)

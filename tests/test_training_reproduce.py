@@ -14,7 +14,8 @@ from torchvision.models import resnet50
 
 from cxrdemo.checkpoints import CheckpointStore, load_strictly, read_weights
 from cxrdemo.phantom import make_phantom
-from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.results import ALL_MASKINGS
 from training import publish, reproduce
 from training.__main__ import main
 from training.data import DataError, read_finding_index, read_lung_index
