@@ -13,7 +13,7 @@ import numpy as np
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import analysis_to_json, error_to_json, write_json
 from cxrdemo.masking import MAX_MARGIN
-from cxrdemo.results import GRAD_CAM, METHODS, MaskingMode
+from cxrdemo.results import ALL_MASKINGS, GRAD_CAM, METHODS, MaskingMode
 
 if TYPE_CHECKING:
     from cxrdemo.pipeline import Pipeline
@@ -49,12 +49,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
-        "--checkpoints", type=Path, default=DEFAULT_CHECKPOINTS, help="folder with manifest.json"
+        "--checkpoints",
+        default=DEFAULT_CHECKPOINTS,
+        help="folder with manifest.json, or hf://OWNER/NAME@REVISION on the Hugging Face Hub",
     )
     models.add_argument(
         "--medsam", type=Path, help="stock MedSAM weights (medsam_vit_b.pth) for the lung mask"
     )
     models.add_argument("--device", default="cpu", help="cpu, or cuda where there is a GPU")
+    models.add_argument(
+        "--engine",
+        choices=("torch", "openvino"),
+        default="torch",
+        help="what computes; openvino is faster on the CPU and has to be installed "
+        "(default: %(default)s)",
+    )
 
     analyse = commands.add_parser("analyse", parents=[models], help="analyse image files")
     analyse.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -76,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     analyse.set_defaults(run=_analyse)
 
     checkpoints = commands.add_parser("checkpoints", help="list and verify the checkpoints")
-    checkpoints.add_argument("--checkpoints", type=Path, default=DEFAULT_CHECKPOINTS)
+    checkpoints.add_argument("--checkpoints", default=DEFAULT_CHECKPOINTS, help="as for analyse")
     checkpoints.set_defaults(run=_list_checkpoints)
 
     serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
@@ -88,11 +97,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _analyse(args: argparse.Namespace) -> int:
     # Imported here so that --help answers at once.
-    from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+    from cxrdemo.checkpoints import checkpoint_folder
+    from cxrdemo.pipeline import Pipeline
 
     maskings = ALL_MASKINGS if args.masking == "all" else (MaskingMode(args.masking),)
     names = _result_names(args.files)
-    pipeline = Pipeline.from_checkpoints(args.checkpoints, medsam=args.medsam, device=args.device)
+    folder = checkpoint_folder(args.checkpoints)
+    pipeline = Pipeline.from_checkpoints(
+        folder, medsam=args.medsam, device=args.device, engine=args.engine
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     failures = 0
     for path, name in zip(args.files, names, strict=True):
@@ -139,9 +152,9 @@ def _analyse_one(
 
 
 def _list_checkpoints(args: argparse.Namespace) -> int:
-    from cxrdemo.checkpoints import CheckpointStore
+    from cxrdemo.checkpoints import CheckpointStore, checkpoint_folder
 
-    store = CheckpointStore.open(args.checkpoints)
+    store = CheckpointStore.open(checkpoint_folder(args.checkpoints))
     if not store.specs:
         print("No checkpoint is installed. Train them with `python -m training`.")
     for spec in store.specs:
@@ -156,12 +169,14 @@ def _list_checkpoints(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from cxrdemo.checkpoints import checkpoint_folder
     from cxrdemo.ui.serve import serve
 
     serve(
-        checkpoints=args.checkpoints,
+        checkpoints=checkpoint_folder(args.checkpoints),
         medsam=args.medsam,
         device=args.device,
+        engine=args.engine,
         host=args.host,
         port=args.port,
     )

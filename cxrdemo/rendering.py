@@ -116,20 +116,14 @@ def for_display(analysis: Analysis, *, longest_px: int) -> Analysis:
     radiograph = analysis.radiograph
     if max(radiograph.hw) <= longest_px:
         return analysis
-    fitted = Placement.letterbox(radiograph.hw, (longest_px, longest_px)).content_hw
-    hw = (max(MIN_SIDE_PX, fitted[0]), max(MIN_SIDE_PX, fitted[1]))
-    smaller = Placement.stretch(radiograph.hw, hw)
+    smaller = display_placement(radiograph.hw, longest_px=longest_px)
+    hw = smaller.target_hw
     pixels = np.clip(smaller.image(radiograph.pixels, fill=REMOVED), 0, 1)
     spacing = radiograph.spacing_mm
     if spacing is not None:
         ratio = (radiograph.hw[0] / hw[0], radiograph.hw[1] / hw[1])
         spacing = (spacing[0] * ratio[0], spacing[1] * ratio[1])
-    lungs = analysis.lungs
-    if lungs is not None:
-        sides = np.zeros(hw, np.uint8)
-        for side in Side:
-            sides[smaller.mask(lungs.side(side))] = side
-        lungs = replace(lungs, sides=sides)
+    lungs = analysis.lungs and on_display(analysis.lungs, smaller)
     readings = {
         mode: replace(
             reading,
@@ -148,6 +142,24 @@ def for_display(analysis: Analysis, *, longest_px: int) -> Analysis:
         lungs=lungs,
         readings=readings,
     )
+
+
+def display_placement(hw: tuple[int, int], *, longest_px: int) -> Placement:
+    """From an image's grid to the one it is shown on: of the same aspect, never a finer one."""
+    if max(hw) <= longest_px:
+        return Placement.stretch(hw, hw)
+    fitted = Placement.letterbox(hw, (longest_px, longest_px)).content_hw
+    return Placement.stretch(hw, (max(MIN_SIDE_PX, fitted[0]), max(MIN_SIDE_PX, fitted[1])))
+
+
+def on_display(lungs: LungMask, placement: Placement) -> LungMask:
+    """A lung mask on the grid that a placement leads to."""
+    if placement.source_hw == placement.target_hw:
+        return lungs
+    sides = np.zeros(placement.target_hw, np.uint8)
+    for side in Side:
+        sides[placement.mask(lungs.side(side))] = side
+    return replace(lungs, sides=sides)
 
 
 def verdict(findings: Findings, index: int) -> str:

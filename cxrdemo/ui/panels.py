@@ -145,6 +145,7 @@ def _figures_of_lungs(spec: CheckpointSpec | None) -> str:
     rows = "".join(
         f"<tr><th scope=row>{escape(_set_name(name))}</th><td>{_interval(figure)}</td></tr>"
         for name, figure in spec.metrics.items()
+        if name.startswith("dice_")
     )
     return (
         "<h2>How good the lung mask is</h2><table><caption>Mean Dice on test patients, 95 % "

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec
 from cxrdemo.labels import FINDINGS
 from cxrdemo.masking import margin_levels
-from cxrdemo.rendering import HEAT_COLOURS, SIDE_COLOURS, encode_png, for_display
+from cxrdemo.rendering import (
+    HEAT_COLOURS,
+    SIDE_COLOURS,
+    display_placement,
+    encode_png,
+    for_display,
+    on_display,
+)
 from cxrdemo.results import Analysis, LungMask, MaskingMode, Probes, Reading, SaliencyMap, Side
 
 Payload = dict[str, Any]
@@ -58,17 +65,21 @@ def image_part(analysis: Analysis) -> Payload:
 
 def lungs_part(analysis: Analysis) -> Payload:
     """The outlines of both lungs and the map of margins; null where there is no mask."""
-    lungs = for_display(analysis, longest_px=IMAGE_PX).lungs
-    coarse = for_display(analysis, longest_px=LEVELS_PX).lungs
-    if lungs is None or coarse is None or coarse.is_empty:
+    if analysis.lungs is None:
+        return {"lungs": None}
+    shown, coarse = (
+        on_display(analysis.lungs, display_placement(analysis.radiograph.hw, longest_px=size))
+        for size in (IMAGE_PX, LEVELS_PX)
+    )
+    if coarse.is_empty:
         return {"lungs": None}
     return {
         "lungs": {
             "levels": _data_url(margin_levels(coarse.inside, step=MARGIN_STEP, count=MARGIN_COUNT)),
             "step": MARGIN_STEP,
             "count": MARGIN_COUNT,
-            "outlines": {str(int(side)): _outlines(lungs, side) for side in Side},
-            "share": analysis.lungs.quality.area_fraction if analysis.lungs else 0.0,
+            "outlines": {str(int(side)): _outlines(shown, side) for side in Side},
+            "share": analysis.lungs.quality.area_fraction,
         }
     }
 
