@@ -2,7 +2,8 @@
 
 Weights are data, not programs: safetensors, or `torch.load(weights_only=True)` for files that
 others published as `.pth`. Bundled files are checked against the sha256 in the manifest. There is
-no fallback: what does not fit raises `CheckpointError`.
+no fallback: what does not fit raises `CheckpointError`. A folder may lie on the Hugging Face Hub:
+its revision is named, and its files are checked against its manifest like any others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+import httpx2
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
 from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import InputSpec
 from cxrdemo.results import MaskingMode
@@ -25,6 +38,13 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME: Final = "manifest.json"
 MANIFEST_SCHEMA: Final = 1
+
+HUB_SCHEME: Final = "hf://"
+HUB_PATTERNS: Final = (MANIFEST_NAME, "*.safetensors", "*.md")
+"""What of a Hub repository is uploaded and downloaded; never a pickle."""
+
+HUB_UNREACHABLE: Final = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError)
+"""What the Hub's client raises without a network (it speaks HTTP through httpx2)."""
 
 CHANCE: Final = 0.5
 """AUROC of a score that knows nothing."""
@@ -96,13 +116,55 @@ class LabelSpec:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Images that weights were fitted to, calibrated on or measured on.
+
+    Attributes:
+        data: Name of the folder or sets.
+        images: How many.
+        patients: How many.
+        positives: Images with each label, by label key; classifiers only.
+        views: Images by view; those of unknown view are not counted.
+        sexes: Images by the patient's sex; those of unknown sex are not counted.
+        ages: Youngest, median and oldest in years, or None if no age is known.
+    """
+
+    data: str
+    images: int
+    patients: int
+    positives: Mapping[str, int] = field(default_factory=dict)
+    views: Mapping[str, int] = field(default_factory=dict)
+    sexes: Mapping[str, int] = field(default_factory=dict)
+    ages: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How weights were made; what was not recorded is empty or None.
+
+    Attributes:
+        settings: Of the last training run.
+        command: Its command line.
+        commit: Of the code.
+        hardware: What it ran on, in words.
+        seconds: Wall-clock time of the last training run, start and validation counted.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    commit: str = ""
+    hardware: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class CheckpointSpec:
     """All that the code above a checkpoint needs to know about it.
 
     Attributes:
         name: Task-architecture-size-mode.version, such as "findings-resnet50-224-tight.v1".
         task: "lungs" or "findings".
-        architecture: A key of `segmenter.ARCHITECTURES` or `classifier.ARCHITECTURES`.
+        architecture: A key of `segmenter.ARCHITECTURES`, or what `classifier.build_network` takes.
         file: File name beside the manifest.
         sha256: Of the file, lower-case hex.
         inputs: Preprocessing.
@@ -115,6 +177,9 @@ class CheckpointSpec:
         trained_on: Data sets and counts, in words.
         licence: Of the weights, and what the data ask for.
         metrics: Figures on test patients by name.
+        origin: How the weights were made.
+        samples: What they were fitted to, calibrated on and measured on, by split.
+        notes: What the card says beside the figures, such as the worst cases.
     """
 
     name: str
@@ -131,6 +196,9 @@ class CheckpointSpec:
     trained_on: str = ""
     licence: str = ""
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
+    origin: Origin = Origin()
+    samples: Mapping[str, Sample] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def auroc(self, key: str) -> Estimate | None:
         """Area under the ROC curve of one label on test patients, or None if never measured."""
@@ -162,6 +230,12 @@ class CheckpointSpec:
                 values["margin_range"] = _tuple(values["margin_range"])
             values["labels"] = tuple(_label_spec(label) for label in values.get("labels", ()))
             values["metrics"] = {k: Estimate(**v) for k, v in values.get("metrics", {}).items()}
+            values["origin"] = Origin(**values.get("origin", {}))
+            values["samples"] = {
+                split: Sample(**{k: _tuple(v) for k, v in sample.items()})
+                for split, sample in values.get("samples", {}).items()
+            }
+            values["notes"] = tuple(values.get("notes", ()))
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"A manifest entry is malformed: {error!r}.") from error
@@ -242,6 +316,55 @@ class CheckpointStore:
                 f"expected {spec.sha256[:12]}... Restore the file; it is not loaded."
             )
         return read_weights(path)
+
+
+def checkpoint_folder(location: Path | str) -> Path:
+    """The folder of a location: a path as it is, or a Hub repository once it is downloaded.
+
+    Args:
+        location: A folder, or "hf://OWNER/NAME@REVISION". The revision, best a commit hash, must
+            be named: what runs tomorrow is then what was tried today. A commit that was downloaded
+            before needs no network.
+
+    Raises:
+        CheckpointError: If the location is malformed, the repository or revision is not there or
+            not open to this user, or the Hub cannot be reached.
+    """
+    text = str(location)
+    if not text.startswith(HUB_SCHEME):
+        return Path(location)
+    repository, _, revision = text.removeprefix(HUB_SCHEME).partition("@")
+    if repository.count("/") != 1 or not revision:
+        raise CheckpointError(
+            f"Expected hf://OWNER/NAME@REVISION with a commit hash or tag, got {text}."
+        )
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(HUB_PATTERNS))
+        )
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"The Hub repository {repository} asks for consent first. Give it on its page, then "
+            "log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"The Hub repository {repository} has no revision {revision}."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"There is no Hub repository {repository}, or it is private and this machine is not "
+            "logged in (`hf auth login`)."
+        ) from error
+    except HUB_UNREACHABLE as error:
+        raise CheckpointError(
+            f"The Hugging Face Hub cannot be reached and {repository}@{revision} was not "
+            "downloaded before. Go online once, or name a local folder."
+        ) from error
+    except HfHubHTTPError as error:
+        raise CheckpointError(
+            f"The Hugging Face Hub refused {repository} (HTTP {error.response.status_code})."
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

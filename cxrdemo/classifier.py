@@ -1,19 +1,25 @@
-"""The finding classifier: a torchvision ResNet50 for each masking.
+"""The finding classifier: one convolutional network for each masking.
 
-State dicts are torchvision's own, so its published files load too, once their head has as many
-outputs as the spec has labels.
+Any network will do whose logits depend on its last activations only through their mean over the
+image: global average pooling and a head. That makes Grad-CAM exact in closed form (`saliency.py`).
+`build_network` checks it and refuses others. State dicts are torchvision's or timm's own, so their
+published files load too, once the head has as many outputs as the spec has labels.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
+import timm
 import torch
+import torchvision
 from numpy.typing import NDArray
-from torch import Tensor
-from torchvision.models import ResNet, resnet50
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import DenseNet, RegNet, ResNet, resnet50
 
 from cxrdemo.checkpoints import CheckpointSpec
 from cxrdemo.errors import CheckpointError
@@ -21,22 +27,132 @@ from cxrdemo.inputs import normalise, place
 from cxrdemo.placement import Placement
 from cxrdemo.results import Findings, MaskingMode
 
-ARCHITECTURES: Final[Mapping[str, Callable[[int], ResNet]]] = {
-    "resnet50": lambda outputs: resnet50(weights=None, num_classes=outputs),
+ARCHITECTURES: Final[Mapping[str, Callable[[int], nn.Module]]] = {
+    "resnet50": lambda outputs: cast(nn.Module, resnet50(weights=None, num_classes=outputs)),
 }
-"""Name to a builder that takes the number of outputs."""
+"""The project's own names to builders that take the number of outputs."""
+
+LIBRARIES: Final = ("torchvision", "timm")
+"""`torchvision/NAME` and `timm/NAME` are architectures too."""
+
+PROBE_PX: Final = 96
+"""Side of the noise on which a network is checked; a little above the least that any of them takes.
+"""
 
 
-def activations_of(network: ResNet, images: Tensor) -> Tensor:
-    """Output (B, C, h, w) of the last convolutional block."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+def build_network(architecture: str, outputs: int) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        architecture: A key of `ARCHITECTURES`, `torchvision/NAME` or `timm/NAME`.
+        outputs: Number of logits.
+
+    Raises:
+        CheckpointError: If nothing is known under that name, or the network does not end in global
+            average pooling and a head.
+    """
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture](outputs)
+    library, _, name = architecture.partition("/")
+    if library == "torchvision" and name in torchvision.models.list_models(torchvision.models):
+        network = torchvision.models.get_model(name, weights=None, num_classes=outputs)
+    elif library == "timm" and timm.is_model(name):
+        network = timm.create_model(name, pretrained=False, num_classes=outputs)
+    else:
+        raise CheckpointError(
+            f"The spec or command names the architecture {architecture!r}; known are "
+            f"{sorted(ARCHITECTURES)}, torchvision/NAME and timm/NAME, with a name that the "
+            "installed version of the library has."
+        )
+    if not pools_globally(network):
+        raise CheckpointError(
+            f"The architecture {architecture} does not end in global average pooling and a head, "
+            "so its Grad-CAM has no closed form. Choose another, such as resnet50, "
+            "torchvision/densenet121, timm/convnext_tiny or timm/tf_efficientnetv2_s."
+        )
+    return cast(nn.Module, network)
+
+
+def activations_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Output (B, C, h, w) of the last convolutional block, just before the pooling."""
+    parts: Any = network  # torch types no module by its parts
+    if hasattr(network, "forward_features"):  # every network of timm
+        x = parts.forward_features(images)
+    elif isinstance(network, ResNet):
+        x = parts.maxpool(parts.relu(parts.bn1(parts.conv1(images))))
+        x = parts.layer4(parts.layer3(parts.layer2(parts.layer1(x))))
+    elif isinstance(network, DenseNet):
+        x = F.relu(parts.features(images))
+    elif isinstance(network, RegNet):
+        x = parts.trunk_output(parts.stem(images))
+    else:
+        x = parts.features(images)
     return cast(Tensor, x)
 
 
-def logits_of(network: ResNet, activations: Tensor) -> Tensor:
+def logits_of(network: nn.Module, activations: Tensor) -> Tensor:
     """Logits (B, K) from the last block's output."""
-    return cast(Tensor, network.fc(torch.flatten(network.avgpool(activations), 1)))
+    return head_of(network, F.adaptive_avg_pool2d(activations, 1))
+
+
+def head_of(network: nn.Module, pooled: Tensor) -> Tensor:
+    """Logits (B, K) from the mean activations (B, C, 1, 1)."""
+    parts: Any = network
+    if hasattr(network, "forward_head"):
+        return cast(Tensor, parts.forward_head(pooled))
+    head = parts.fc if hasattr(network, "fc") else parts.classifier
+    if any(isinstance(part, nn.Flatten) for part in head.modules()):
+        return cast(Tensor, head(pooled))
+    return cast(Tensor, head(torch.flatten(pooled, 1)))
+
+
+def head_gradients(network: nn.Module, activations: Tensor) -> Tensor:
+    """Gradient (K, C) of each logit with respect to the mean activations of one image.
+
+    A linear head's weights; of a head with a norm or a hidden layer, its Jacobian at this image.
+
+    Args:
+        network: In evaluation mode.
+        activations: (1, C, h, w).
+    """
+    # Evidence made in inference mode holds tensors that autograd refuses, and in autocast perhaps
+    # half-precision ones; the clone is an ordinary one of fp32.
+    with torch.inference_mode(False), torch.enable_grad():
+        pooled = F.adaptive_avg_pool2d(activations.clone().float(), 1)
+        pooled.requires_grad_(True)
+        logits = head_of(network, pooled)[0]
+        rows = [torch.autograd.grad(k, pooled, retain_graph=True)[0].flatten() for k in logits]
+    return torch.stack(rows)
+
+
+def output_layer(network: nn.Module) -> str:
+    """Name of the linear layer that gives the logits, as its state dict has it.
+
+    Raises:
+        CheckpointError: If the network has no linear layer.
+    """
+    names = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    if not names:
+        raise CheckpointError(f"A {type(network).__name__} has no linear layer to give its logits.")
+    return str(names[-1])
+
+
+def pools_globally(network: nn.Module) -> bool:
+    """Whether the logits follow from the mean of the last activations, tried on noise."""
+    probe = copy.deepcopy(network).eval()
+    images = torch.rand(2, 3, PROBE_PX, PROBE_PX, generator=torch.Generator().manual_seed(0))
+    try:
+        # Some networks begin with a head of zeros, which agrees with everything.
+        nn.init.normal_(cast(nn.Linear, probe.get_submodule(output_layer(probe))).weight)
+        with torch.inference_mode():
+            expected = probe(images)
+            found = logits_of(probe, activations_of(probe, images))
+    except (AttributeError, CheckpointError, RuntimeError, TypeError, ValueError, AssertionError):
+        # What has no such parts, or parts that do not fit together, fails in many ways.
+        return False
+    return found.shape == expected.shape and torch.allclose(
+        found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +176,7 @@ class FindingClassifier:
     def __init__(
         self,
         spec: CheckpointSpec,
-        network: ResNet,
+        network: nn.Module,
         *,
         device: torch.device | str = "cpu",
         activations: Callable[[Tensor], Tensor] | None = None,
@@ -106,9 +222,17 @@ class FindingClassifier:
         return (1.0 / (1.0 + np.exp(-(scale * logits + offset)))).astype(np.float32)
 
 
-def keep_outputs(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
-    """A torchvision ResNet state dict with only some outputs of its head, in the given order."""
+def keep_outputs(
+    state: Mapping[str, Tensor], rows: Sequence[int], *, layer: str = "fc"
+) -> dict[str, Tensor]:
+    """A state dict with only some outputs of its network, in the given order.
+
+    Args:
+        state: Of the whole network.
+        rows: Which outputs to keep.
+        layer: Name of the linear layer that gives them, see `output_layer`.
+    """
     kept = dict(state)
-    for name in ("fc.weight", "fc.bias"):
+    for name in (f"{layer}.weight", f"{layer}.bias"):
         kept[name] = state[name][list(rows)].clone()
     return kept

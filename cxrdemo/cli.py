@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
-        "--checkpoints", type=Path, default=DEFAULT_CHECKPOINTS, help="folder with manifest.json"
+        "--checkpoints",
+        default=DEFAULT_CHECKPOINTS,
+        help="folder with manifest.json, or hf://OWNER/NAME@REVISION on the Hugging Face Hub",
     )
     models.add_argument(
         "--medsam", type=Path, help="stock MedSAM weights (medsam_vit_b.pth) for the lung mask"
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     analyse.set_defaults(run=_analyse)
 
     checkpoints = commands.add_parser("checkpoints", help="list and verify the checkpoints")
-    checkpoints.add_argument("--checkpoints", type=Path, default=DEFAULT_CHECKPOINTS)
+    checkpoints.add_argument("--checkpoints", default=DEFAULT_CHECKPOINTS, help="as for analyse")
     checkpoints.set_defaults(run=_list_checkpoints)
 
     serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
@@ -95,12 +97,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _analyse(args: argparse.Namespace) -> int:
     # Imported here so that --help answers at once.
+    from cxrdemo.checkpoints import checkpoint_folder
     from cxrdemo.pipeline import Pipeline
 
     maskings = ALL_MASKINGS if args.masking == "all" else (MaskingMode(args.masking),)
     names = _result_names(args.files)
     pipeline = Pipeline.from_checkpoints(
-        args.checkpoints, medsam=args.medsam, device=args.device, engine=args.engine
+        checkpoint_folder(args.checkpoints),
+        medsam=args.medsam,
+        device=args.device,
+        engine=args.engine,
     )
     args.out.mkdir(parents=True, exist_ok=True)
     failures = 0
@@ -148,9 +154,9 @@ def _analyse_one(
 
 
 def _list_checkpoints(args: argparse.Namespace) -> int:
-    from cxrdemo.checkpoints import CheckpointStore
+    from cxrdemo.checkpoints import CheckpointStore, checkpoint_folder
 
-    store = CheckpointStore.open(args.checkpoints)
+    store = CheckpointStore.open(checkpoint_folder(args.checkpoints))
     if not store.specs:
         print("No checkpoint is installed. Train them with `python -m training`.")
     for spec in store.specs:
@@ -165,10 +171,11 @@ def _list_checkpoints(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from cxrdemo.checkpoints import checkpoint_folder
     from cxrdemo.ui.serve import serve
 
     serve(
-        checkpoints=args.checkpoints,
+        checkpoints=checkpoint_folder(args.checkpoints),
         medsam=args.medsam,
         device=args.device,
         engine=args.engine,

@@ -176,9 +176,7 @@ def check(radiograph: Radiograph, lungs: LungMask | None) -> tuple[Doubt, ...]:
         GridMismatchError: If the mask and the radiograph differ in size.
     """
     if lungs is not None and lungs.sides.shape != radiograph.pixels.shape:
-        raise GridMismatchError(
-            f"The lung mask is {lungs.sides.shape}, the image {radiograph.hw}."
-        )
+        raise GridMismatchError(f"The lung mask is {lungs.sides.shape}, the image {radiograph.hw}.")
     doubts = tuple(_by_pixels(radiograph))
     if doubts:
         return doubts
@@ -266,8 +264,8 @@ def _by_pixels(radiograph: Radiograph) -> Iterable[Doubt]:
     if radiograph.source.colourfulness > MAX_COLOURED:
         yield Doubt(
             "colour",
-            f"Colour covers {radiograph.source.colourfulness:.0%} of this picture; an X-ray is grey."
-            " Use the radiograph itself, not a photograph or a coloured copy of it.",
+            f"Colour covers {radiograph.source.colourfulness:.0%} of this picture; an X-ray is"
+            " grey. Use the radiograph itself, not a photograph or a coloured copy of it.",
         )
 
 
@@ -459,9 +457,7 @@ def _axis_deg(lung: Mask) -> float:
 
 
 def _solidity(lung: Mask) -> float:
-    outlines, _ = cv2.findContours(
-        lung.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
+    outlines, _ = cv2.findContours(lung.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=cv2.contourArea)
     hull = float(cv2.contourArea(cv2.convexHull(outline)))
     return float(cv2.contourArea(outline)) / hull if hull else float("nan")

@@ -472,7 +472,7 @@ class _Loader:
         return self._as_segmenter(spec, network)
 
     def classifier(self, spec: CheckpointSpec) -> FindingClassifier:
-        network = _builder(classifiers_room.ARCHITECTURES, spec)(len(spec.labels))
+        network = classifiers_room.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
         part = self._compiled(spec, network, partial(activations_of, network))

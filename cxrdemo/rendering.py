@@ -91,7 +91,11 @@ def heat_overlay(
     if peak <= 0:
         return base
     scaled = np.clip(saliency.heat / np.float32(peak), 0, 1)
-    colours = HEAT_COLOURS[np.rint(scaled * 255).astype(np.uint8)]
+    # Between two colours of the table, so that a rounding apart is no step in colour.
+    at = 255 * scaled
+    low = np.minimum(at.astype(np.uint8), 254)
+    below, over = HEAT_COLOURS[low].astype(np.float32), HEAT_COLOURS[low + 1].astype(np.float32)
+    colours = below + (at - low)[..., None] * (over - below)
     alpha = np.float32(opacity) * scaled[..., None]
     under = base.astype(np.float32)
     blended: NDArray[np.float32] = under + alpha * (colours - under)

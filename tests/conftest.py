@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from fakes import fake_pipeline
@@ -19,6 +20,22 @@ def _threads() -> None:
 @pytest.fixture(scope="session")
 def phantom() -> Phantom:
     return make_phantom(seed=1, hw=(320, 288))
+
+
+@pytest.fixture(scope="session")
+def phantom_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training folders of phantoms, `lungs`, `nih`, `pretrain`, and `masks` of `nih`; read only."""
+    from training.data import read_finding_index
+    from training.masks import mask_path
+    from training.reproduce import PHANTOM_HW, make_phantom_sets
+
+    folder = tmp_path_factory.mktemp("phantom_sets")
+    make_phantom_sets(folder)
+    (folder / "masks").mkdir()
+    for seed, case in enumerate(read_finding_index(folder / "nih")):
+        lungs = make_phantom(seed=seed, hw=PHANTOM_HW).lungs
+        cv2.imwrite(str(mask_path(folder / "masks", case.name)), lungs)
+    return folder
 
 
 @pytest.fixture

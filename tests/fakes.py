@@ -3,6 +3,9 @@
 A fake never proves that the product finds anything; it proves the wiring around the models.
 """
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -121,3 +124,23 @@ def noise_radiograph(*, hw: tuple[int, int] = (160, 144), seed: int = 0) -> Radi
 
 def with_pixels(radiograph: Radiograph, pixels: np.ndarray) -> Radiograph:
     return replace(radiograph, pixels=pixels.astype(np.float32))
+
+
+@contextmanager
+def closing_event_loops() -> Iterator[None]:
+    """Gradio makes an event loop for the locks of every page and never closes it."""
+    make, made = asyncio.new_event_loop, []
+
+    def make_and_remember() -> asyncio.AbstractEventLoop:
+        made.append(make())
+        return made[-1]
+
+    asyncio.new_event_loop = make_and_remember
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = make
+        for loop in made:
+            if not loop.is_running():
+                loop.close()
+        asyncio.set_event_loop(None)

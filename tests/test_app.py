@@ -1,4 +1,3 @@
-import asyncio
 import base64
 import csv
 import json
@@ -6,11 +5,9 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import gradio as gr
@@ -19,6 +16,7 @@ import pytest
 from fakes import (
     LUNGS_SPEC,
     BlindSegmenter,
+    closing_event_loops,
     fake_pipeline,
     findings_spec,
     tiny_classifier,
@@ -32,15 +30,17 @@ from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph, Source
-from cxrdemo.reading import read_radiograph
-from cxrdemo.rendering import grey, heat_overlay, masked_view
+from cxrdemo.rendering import grey
 from cxrdemo.results import MaskingMode
 from cxrdemo.ui import batch, panels
 from cxrdemo.ui import page as page_module
 from cxrdemo.ui.loading import LoadingPipeline
 from cxrdemo.ui.page import (
     Session,
+    Turn,
+    _in_turn,
     accept_anyway,
+    begin,
     build_ui,
     change_margin,
     correct_mask,
@@ -50,6 +50,7 @@ from cxrdemo.ui.page import (
     open_upload,
     read_batch,
     reset_mask,
+    stopped,
     undo_correction,
 )
 from cxrdemo.ui.payload import findings_part
@@ -57,32 +58,12 @@ from cxrdemo.ui.serve import default_host, serve
 
 BUNDLED_EXAMPLES = Path(page_module.__file__).parent / "examples"
 DICOM = BUNDLED_EXAMPLES / "synthetic-nodule.dcm"
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET_CHROMIUM = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(autouse=True)
-def _close_event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Gradio makes an event loop for the locks of every page and never closes it."""
-    make, made = asyncio.new_event_loop, []
-
-    def make_and_remember() -> asyncio.AbstractEventLoop:
-        made.append(make())
-        return made[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", make_and_remember)
-    yield
-    for loop in made:
-        if not loop.is_running():
-            loop.close()
-    asyncio.set_event_loop(None)
+def _close_event_loops() -> Iterator[None]:
+    with closing_event_loops():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -270,9 +251,18 @@ def test_a_doubtful_image_shows_no_number_until_the_user_asks(
 
 
 def test_clear_forgets_everything() -> None:
-    session, payload, *_ = forget()
+    session, payload, *_ = forget(Turn())
     assert session is None
     assert payload["clear"] is True
+
+
+@pytest.mark.parametrize("end", [begin, forget, stopped])
+def test_a_run_ends_between_two_stages_once_it_is_not_the_last(pipeline: Pipeline, end) -> None:
+    turn = Turn()
+    steps = _in_turn(lambda: open_example(pipeline, EXAMPLES[0]))(turn)
+    assert "maskings" not in next(steps)[1]
+    end(turn)
+    assert list(steps) == []
 
 
 def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
@@ -424,157 +414,3 @@ def test_an_error_of_loading_reaches_whoever_waits(tmp_path: Path) -> None:
     for attempt in (partial(loading.load, broken), lambda: loading.as_pipeline().find_lungs):
         with pytest.raises(CheckpointError, match="altered"):
             attempt()
-
-
-@contextmanager
-def served(pipeline: Pipeline) -> Iterator[str]:
-    page = build_ui(pipeline)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    try:
-        yield url
-    finally:
-        page.close(verbose=False)
-
-
-@pytest.mark.browser
-@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_axe_finds_nothing_to_complain_about(pipeline: Pipeline, theme: str) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="axe is missing"
-    ).Axe()
-    with served(pipeline) as url, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
-        tab = browser.new_page(viewport={"width": 1440, "height": 900})
-        tab.goto(f"{url}?__theme={theme}")
-        tab.get_by_text("Synthetic nodule").click()
-        sync_api.expect(tab.locator(".cxv-curve")).to_be_visible(timeout=30_000)
-        reports = [axe.run(tab).response["violations"]]
-        tab.keyboard.press("f")
-        reports.append(axe.run(tab).response["violations"])
-        for name in ("Batch", "About"):
-            tab.get_by_role("tab", name=name).click()
-            reports.append(axe.run(tab).response["violations"])
-        browser.close()
-    found = [(v["id"], [n["html"][:200] for n in v["nodes"]]) for report in reports for v in report]
-    assert found == []
-
-
-@pytest.mark.browser
-# Gradio's queue statistics use what pandas 4 will drop.
-@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
-def test_a_reading_session_in_a_browser(tmp_path: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    expect = sync_api.expect
-    expect.set_options(timeout=30_000)
-    pipeline = fake_pipeline()
-    with served(pipeline) as url, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
-        tab = browser.new_page(viewport={"width": 1440, "height": 900})
-        requests: list[str] = []
-        complaints: list[str] = []
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on(
-            "console",
-            lambda message: complaints.append(message.text) if message.type == "error" else None,
-        )
-        tab.goto(url)
-        expect(tab.get_by_text("not a medical device").first).to_be_visible()
-        expect(tab.locator("body")).to_have_class(re.compile("dark"))
-        assert tab.evaluate("document.documentElement.scrollHeight") <= 900
-
-        # A DICOM file without its suffix: five probabilities and No Finding.
-        upload = tab.locator(".cxr-open input[type=file]")
-        upload.set_input_files(uploaded(tmp_path, DICOM.read_bytes(), "export"))
-        values = tab.locator(".cxv-row b")
-        expect(values).to_have_count(len(FINDINGS) + 1)
-        expect(tab.locator(".cxv-curve")).to_be_visible()
-        analysis = pipeline.analyse(read_radiograph(DICOM))
-        for key, mode in (("1", MaskingMode.NONE), ("2", MaskingMode.LOOSE), ("3", "tight")):
-            tab.keyboard.press(key)
-            found = analysis.readings[MaskingMode(mode)].findings
-            expected = [f"{p:.2f}" for p in (*found.probabilities, found.no_finding)]
-            expect(values).to_have_text(expected)
-
-        # Everything from here to the broken file is drawn without a request.
-        seen = len(requests)
-        tab.keyboard.press("m")
-        left, right = tab.locator(".cxv-pane canvas").all()
-
-        def saved(pane: Any) -> np.ndarray:
-            pane.click(position={"x": 5, "y": 5})
-            with tab.expect_download() as download:
-                tab.keyboard.press("s")
-            image = cv2.imread(str(download.value.path()))[..., ::-1].astype(int)
-            return image[: analysis.radiograph.hw[0]]
-
-        tight = analysis.readings[MaskingMode.TIGHT]
-        # The mask's edge is interpolated there and not here: 3 px around it are left out.
-        near = cv2.morphologyEx(
-            tight.kept.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)
-        )
-        off = np.abs(saved(left) - masked_view(analysis.radiograph, tight))[near == 0]
-        assert off.max() <= 2
-        index = int(np.argmax([heat.peak for heat in tight.saliency]))
-        for _ in range(index):
-            tab.keyboard.press("ArrowDown")
-        faded = 1.0 if tight.findings.above[index] else 0.4
-        heat = heat_overlay(
-            analysis.radiograph, tight.saliency[index], peak=analysis.peak, opacity=0.5 * faded
-        )
-        assert np.abs(heat - grey(analysis.radiograph).astype(int)).max() > 10
-        assert np.abs(saved(right) - heat).max() <= 2
-
-        for key, panes in (("c", 3), ("g", 5), ("v", 2)):
-            tab.keyboard.press(key)
-            expect(tab.locator(".cxv-pane")).to_have_count(panes)
-        tab.keyboard.press("?")
-        expect(tab.get_by_text("Keyboard and mouse", exact=True)).to_be_visible()
-        tab.keyboard.press("Escape")
-        assert [r for r in requests[seen:] if not r.startswith(("data:", "blob:"))] == []
-
-        # A wider margin: the loose numbers follow.
-        tab.keyboard.press("2")
-        for _ in range(6):
-            tab.keyboard.press("]")
-        wider = pipeline.analyse(read_radiograph(DICOM), margin=0.14).readings[MaskingMode.LOOSE]
-        expect(values.nth(0)).to_have_text(f"{wider.findings.probabilities[0]:.2f}")
-        expect(tab.locator("[data-out=margin]")).to_contain_text("14 %")
-
-        # A click on the picture corrects the mask, and undo takes it back.
-        tab.keyboard.press("f")
-        left.click(position={"x": 150, "y": 200})
-        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
-        tab.keyboard.press("z")
-        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
-        tab.keyboard.press("Escape")
-
-        # A broken file: the reason in words, and the result of the first one stays.
-        after = values.all_text_contents()
-        upload.set_input_files(uploaded(tmp_path, b"junk" * 100, "broken.dcm"))
-        expect(tab.get_by_test_id("toast-body")).to_contain_text("Expected a chest X-ray")
-        assert values.all_text_contents() == after
-
-        # Another visitor sees nothing of it.
-        other = browser.new_page()
-        other.goto(url)
-        expect(other.locator(".cxv-panes")).to_be_visible()
-        assert other.locator(".cxv-row").count() == 0
-        other.close()
-
-        # A phone needs no scrolling sideways, and its targets are large enough for a finger.
-        tab.set_viewport_size({"width": 390, "height": 844})
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-        heights = "[...document.querySelectorAll('.cxv-bar button')].filter(b => b.offsetParent)"
-        assert tab.evaluate(f"Math.min(...{heights}.map(b => b.offsetHeight))") >= 44
-
-        tab.get_by_text("Clear", exact=True).click()
-        expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
-        browser.close()
-    assert complaints == []
-    local = (url, "data:", "blob:")
-    assert [address for address in requests if not address.startswith(local)] == []

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
 from fakes import findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
+from torch import nn
 from torchvision.models import resnet50
 
 from cxrdemo.checkpoints import Estimate, load_strictly, read_weights
@@ -12,8 +15,11 @@ from cxrdemo.classifier import (
     ARCHITECTURES,
     FindingClassifier,
     activations_of,
+    build_network,
+    head_gradients,
     keep_outputs,
     logits_of,
+    output_layer,
 )
 from cxrdemo.errors import CheckpointError
 from cxrdemo.masking import apply_mask
@@ -85,3 +91,59 @@ def test_a_spec_without_masking_is_refused() -> None:
     spec = replace(findings_spec(MaskingMode.NONE), masking=None)
     with pytest.raises(CheckpointError, match="names no masking"):
         FindingClassifier(spec, tiny_resnet())
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "torchvision/resnet18",
+        "torchvision/densenet121",
+        "torchvision/convnext_tiny",
+        "torchvision/mobilenet_v3_small",
+        "torchvision/regnet_y_400mf",
+        "timm/resnet18",
+        "timm/convnext_atto",
+        "timm/efficientnet_b0",
+    ],
+)
+def test_a_librarys_backbone_gives_its_own_logits(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, 5).eval()
+    library, _, name = architecture.partition("/")
+    theirs = (
+        torchvision.models.get_model(name, weights=None, num_classes=5)
+        if library == "torchvision"
+        else timm.create_model(name, num_classes=5)
+    )
+    assert network.state_dict().keys() == theirs.state_dict().keys()
+    layer = network.get_submodule(output_layer(network))
+    nn.init.normal_(layer.weight)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        activations = activations_of(network, images)
+        assert activations.ndim == 4
+        assert activations.shape[-1] > activations.shape[-2]
+        torch.testing.assert_close(logits_of(network, activations), network(images))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("unet", "names the architecture 'unet'"),
+        ("timm/resnet5000", "names the architecture"),
+        ("torchvision/resnet5000", "names the architecture"),
+        ("timm/vit_tiny_patch16_224", "does not end in global average pooling"),
+        ("torchvision/squeezenet1_1", "does not end in global average pooling"),
+        ("torchvision/shufflenet_v2_x0_5", "does not end in global average pooling"),
+    ],
+)
+def test_other_networks_are_refused_in_words(architecture: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        build_network(architecture, 5)
+
+
+def test_gradients_of_a_linear_head_are_its_weights() -> None:
+    classifier = tiny_classifier(MaskingMode.NONE)
+    _, evidence = classifier.classify(noise_radiograph().pixels)
+    found = head_gradients(classifier.network, evidence.activations)
+    assert torch.equal(found, classifier.network.fc.weight)

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from fakes import noise_radiograph, tiny_classifier
+from fakes import findings_spec, noise_radiograph, tiny_classifier
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from cxrdemo.classifier import FindingClassifier
+from cxrdemo.classifier import FindingClassifier, build_network, output_layer
 from cxrdemo.inputs import normalise, place
+from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import METHODS, MaskingMode
 from cxrdemo.saliency import PACKAGE_METHODS, closed_form_grad_cam, explain
 
@@ -17,8 +18,34 @@ def classifier() -> FindingClassifier:
     return tiny_classifier(MaskingMode.NONE, size=96)
 
 
+@pytest.fixture(scope="module")
+def others() -> dict[str, tuple[FindingClassifier, torch.nn.Module]]:
+    """Other classifiers, and the layer that the package is told to look at.
+
+    The head of a ConvNeXt holds a norm, so its gradients depend on the image.
+    """
+    found = {}
+    for name in ("torchvision/resnet18", "timm/efficientnet_b0", "timm/convnext_atto"):
+        torch.manual_seed(0)
+        network = build_network(name, len(FINDING_KEYS)).eval()
+        torch.nn.init.normal_(network.get_submodule(output_layer(network)).weight)
+        if name.startswith("torchvision"):
+            layer = network.layer4
+        elif "convnext" in name:
+            layer = network.stages
+        else:
+            layer = network.bn2
+        spec = findings_spec(MaskingMode.NONE, size=96)
+        found[name] = (FindingClassifier(spec, network), layer)
+    return found
+
+
 def package_map(
-    method: type[BaseCAM], classifier: FindingClassifier, images: torch.Tensor, label: int
+    method: type[BaseCAM],
+    classifier: FindingClassifier,
+    images: torch.Tensor,
+    label: int,
+    layer: torch.nn.Module,
 ) -> np.ndarray:
     """The package used as its own README says, up to the point where it rescales each map."""
     raw = []
@@ -29,17 +56,14 @@ def package_map(
             return raw[-1]
 
     classifier.network.requires_grad_(True)
-    with Spy(classifier.network, [classifier.network.layer4]) as cam:
+    with Spy(classifier.network, [layer]) as cam:
         cam(images, targets=[ClassifierOutputTarget(label)])
     classifier.network.zero_grad()
     classifier.network.requires_grad_(False)
     return np.maximum(raw[0][0], 0)
 
 
-@pytest.mark.parametrize("name", ["Grad-CAM", *PACKAGE_METHODS])
-def test_maps_agree_with_the_package_before_its_rescaling(
-    classifier: FindingClassifier, name: str
-) -> None:
+def assert_parity(classifier: FindingClassifier, layer: torch.nn.Module, name: str) -> None:
     pixels = noise_radiograph(seed=4).pixels
     canvas, _ = place(pixels, classifier.spec.inputs)
     images = torch.from_numpy(normalise(canvas, classifier.spec.inputs))[None]
@@ -47,10 +71,27 @@ def test_maps_agree_with_the_package_before_its_rescaling(
     maps = explain(classifier, evidence, method=name)
     method = {"Grad-CAM": GradCAM, **PACKAGE_METHODS}[name]
     for index, ours in enumerate(maps):
-        theirs = package_map(method, classifier, images, index)
+        theirs = package_map(method, classifier, images, index, layer)
         scale = max(1.0, float(theirs.max()))
         np.testing.assert_allclose(ours.grid, theirs, atol=1e-5 * scale)
     assert max(heat.peak for heat in maps) > 0
+
+
+@pytest.mark.parametrize("name", ["Grad-CAM", *PACKAGE_METHODS])
+def test_maps_agree_with_the_package_before_its_rescaling(
+    classifier: FindingClassifier, name: str
+) -> None:
+    assert_parity(classifier, classifier.network.layer4, name)
+
+
+@pytest.mark.parametrize("name", ["Grad-CAM", "Grad-CAM++", "HiResCAM"])
+@pytest.mark.parametrize(
+    "backbone", ["torchvision/resnet18", "timm/efficientnet_b0", "timm/convnext_atto"]
+)
+def test_maps_of_other_backbones_agree_with_the_package_too(
+    others: dict[str, tuple[FindingClassifier, torch.nn.Module]], backbone: str, name: str
+) -> None:
+    assert_parity(*others[backbone], name)
 
 
 def test_closed_form_sums_to_the_logit_less_the_bias() -> None:

@@ -1,30 +1,22 @@
-"""One step of each loop, and the way from a finished run to a checkpoint the app loads."""
+"""One step of each loop, and what the loops are fed."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fakes import TinyEncoder, tiny_resnet
-from safetensors.torch import save_file
-from sklearn.metrics import roc_auc_score
-from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import Estimate
 from cxrdemo.inputs import InputSpec, normalise, place
-from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.phantom import make_phantom
-from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode, Side
 from cxrdemo.segmenter import SamNetwork
-from training import evaluate, publish
 from training import masks as masks_command
 from training.classify import ClassifySettings, ClassifyTask, known_label_loss
-from training.data import FindingCase
-from training.evaluate import Scores, auroc, finding_metrics, patient_bootstrap, rates_at
+from training.data import DataError, FindingCase
 from training.findings import (
     OUTPUTS,
     UNKNOWN,
@@ -35,6 +27,7 @@ from training.findings import (
     typical_lungs,
 )
 from training.lesions import MASS, NODULE, LesionKind, draw_lesion
+from training.runs import Draw
 from training.segment import (
     SegmentSettings,
     SegmentTask,
@@ -45,18 +38,15 @@ from training.segment import (
 
 SEGMENT = SegmentSettings(
     data="d", out="o", architecture="sam-tinyvit-5m-512", init=None, size=64, epochs=1, batch=2,
-    lr=1e-3, weight_decay=0.0, freeze_prompt_encoder=True, seed=0, workers=0,
+    lr=1e-3, weight_decay=0.0, ema=0.0, patience=0, precision="fp32", devices=1, num_nodes=1,
+    freeze_prompt_encoder=True, seed=0, workers=0,
 )  # fmt: skip
 CLASSIFY = ClassifySettings(
-    data="d", extra=None, masks=None, out="o", masking="none", init=None, size=64, epochs=1,
-    images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4, lr=1e-3,
-    weight_decay=0.0, select="best", seed=0, workers=0,
+    data="d", extra=[], masks=None, out="o", masking="none", backbone="resnet50", init=None,
+    size=64, epochs=1, images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4,
+    lr=1e-3, weight_decay=0.0, ema=0.0, patience=0, precision="fp32", devices=1, num_nodes=1,
+    select="best", seed=0, workers=0,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "RESAMPLES", 200)
 
 
 @pytest.fixture
@@ -79,12 +69,12 @@ def test_steps_of_the_segmenter_lower_the_loss_and_leave_frozen_parts_alone() ->
     task = SegmentTask(network, SEGMENT)
     truth = torch.from_numpy(np.stack([sides(), sides()]))
     batch = {"image": (truth > 0).float()[:, None].repeat(1, 3, 1, 1), "sides": truth}
+    batch["seed"] = torch.tensor([1, 2])  # the same prompts in each step
     before = {k: v.clone() for k, v in network.state_dict().items()}
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, 1e-3)
     losses = []
     for _ in range(12):
-        torch.manual_seed(1)  # the same prompts in each step
         loss = task.training_step(batch, 0)
         optimiser.zero_grad()
         loss.backward()
@@ -98,6 +88,55 @@ def test_steps_of_the_segmenter_lower_the_loss_and_leave_frozen_parts_alone() ->
     assert not torch.equal(
         after["image_encoder.patch.weight"], before["image_encoder.patch.weight"]
     )
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_every_kind_of_prompt_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    settings = replace(SEGMENT, freeze_prompt_encoder=False)
+    task = SegmentTask(SamNetwork(TinyEncoder(), input_size=64, stride=8), settings)
+    truth = torch.from_numpy(np.stack([sides()] * 4))
+    batch = {"image": (truth > 0).float()[:, None].repeat(1, 3, 1, 1), "sides": truth}
+    batch["seed"] = torch.arange(4)
+    seen = []
+    decode = task.network.decode
+
+    def watched(embedding: torch.Tensor, **prompts: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(prompts)
+        return decode(embedding, **prompts)
+
+    monkeypatch.setattr(task.network, "decode", watched)
+    task.training_step(batch, 0).backward()
+    boxes = [p["boxes"] for p in seen if "boxes" in p]
+    assert len(boxes) == 4
+    for whole, lung in boxes:
+        assert whole.tolist() == [0, 0, 64, 64]
+        near = [[8, 10, 28, 50], [36, 10, 56, 50]]
+        assert min(np.abs(lung.numpy() - np.array(box)).max() for box in near) <= 64 * 20 / 1024
+    assert len({tuple(lung.tolist()) for _, lung in boxes}) == 4, "every box is jittered anew"
+    clicks = [p for p in seen if "masks" in p]
+    points = [p["points"] for p in seen if "points" in p and "masks" not in p]
+    assert clicks
+    assert points
+    assert len(clicks) + len(points) == 4
+    assert {int(add) for _, adds in points for add in adds.flatten()} == {0, 1}
+    for prompt in clicks:
+        assert prompt["masks"].shape == (1, 1, 32, 32)
+        assert prompt["points"][0].shape == (1, 1, 2)
+    left_out = [n for n, p in task.network.prompt_encoder.named_parameters() if p.grad is None]
+    assert not left_out, "with --freeze-prompt-encoder left away, all of it learns"
+
+
+def test_dice_and_bce_are_the_formulas() -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(2, 1, 64, 64)).astype(np.float32))
+    truth = torch.from_numpy(np.stack([sides() > 0, sides() == Side.LEFT]))
+    p, t = logits[:, 0].double().sigmoid(), truth.double()
+    dice = (2 * (p * t).sum((1, 2)) + 1) / (p.sum((1, 2)) + t.sum((1, 2)) + 1)
+    bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+    overlap = ((logits[:, 0] > 0) & truth).sum((1, 2)) / ((logits[:, 0] > 0) | truth).sum((1, 2))
+    loss = mask_loss(logits, overlap[:, None].float(), truth)
+    assert loss.item() == pytest.approx(float(bce + (1 - dice).mean()), rel=1e-5)
 
 
 def test_a_perfect_mask_costs_little_and_its_opposite_much() -> None:
@@ -196,7 +235,7 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
         mode=mode,
         masks=images / "masks",
     )
-    item = dataset[0]
+    item = dataset[Draw(0, 0)]
     from cxrdemo.reading import read_radiograph
 
     pixels = read_radiograph(images / "p0.png").pixels
@@ -237,7 +276,7 @@ def test_a_drawn_lesion_sets_its_label_and_survives_the_masking(images: Path) ->
             cases, InputSpec(hw=(64, 64)), masks=images / "masks", drawing=drawing
         )
         for index in range(2):
-            labels = dataset[index]["labels"]
+            labels = dataset[Draw(index, index)]["labels"]
             assert labels[OUTPUTS.index("Mass")] == 1.0
             assert labels[OUTPUTS.index("Nodule")] == 0.0
     assert cases[0].labels["Mass"] == 0  # the index itself is not changed
@@ -249,7 +288,7 @@ def test_lesions_and_masking_need_masks(images: Path) -> None:
         Drawing(modes=(MaskingMode.NONE,), nodule=0.1),
         Drawing(modes=tuple(MaskingMode)),
     ):
-        with pytest.raises(ValueError, match="--masks"):
+        with pytest.raises(DataError, match="--masks"):
             FindingDataset(cases, InputSpec(hw=(64, 64)), drawing=drawing)
 
 
@@ -267,143 +306,3 @@ def test_typical_lungs_lie_where_the_masks_agree(images: Path) -> None:
     assert found.shape == (64, 64)
     assert 0.1 < found.mean() < 0.6
     assert not found[:3].any()
-
-
-def scores(*, n: int = 60, seed: int = 0) -> Scores:
-    rng = np.random.default_rng(seed)
-    labels = rng.random((n, len(FINDING_KEYS))) < 0.3
-    return Scores(
-        logits=labels * 1.5 + rng.normal(size=labels.shape),
-        labels=labels,
-        no_finding=~labels.any(axis=1),
-        patients=tuple(str(i // 2) for i in range(n)),
-        rsna_normal=np.zeros(n, bool),
-    )
-
-
-def test_figures_are_scikit_learns_with_an_interval_round_them() -> None:
-    data = scores()
-    probabilities = publish.probabilities(data, publish.calibrate(data))
-    metrics = finding_metrics(data, probabilities)
-    values = []
-    for column, key in enumerate(FINDING_KEYS):
-        expected = roc_auc_score(data.labels[:, column], data.logits[:, column])
-        estimate = metrics[f"auroc_{key}"]
-        assert estimate.value == pytest.approx(expected)
-        assert estimate.low < expected < estimate.high
-        assert estimate.n == data.labels[:, column].sum()
-        values.append(expected)
-    assert metrics["auroc_macro"].value == pytest.approx(np.mean(values))
-    assert metrics["auroc_macro"].n == 60
-
-
-def test_resampling_is_by_patient() -> None:
-    # Ten images of each patient agree, so the interval must be as wide as for one image each.
-    values = np.repeat(np.random.default_rng(0).normal(size=30), 10)
-    one = np.random.default_rng(0).normal(size=30)
-    patients = [str(i // 10) for i in range(300)]
-    many = patient_bootstrap(patients, lambda rows: float(values[rows].mean()), n=300)
-    few = patient_bootstrap([str(i) for i in range(30)], lambda rows: float(one[rows].mean()), n=30)
-    assert many == Estimate(pytest.approx(few.value), many.low, many.high, 300)
-    assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.05)
-
-
-def test_auroc_without_positives_is_not_a_number() -> None:
-    assert np.isnan(auroc(np.zeros(4, bool), np.arange(4.0)))
-
-
-def test_rates_are_counted_at_the_threshold() -> None:
-    data = Scores(
-        logits=np.zeros((4, 5)),
-        labels=np.array([[True], [True], [False], [False]]).repeat(5, 1),
-        no_finding=np.array([False, False, True, True]),
-        patients=("a", "b", "c", "d"),
-        rsna_normal=np.zeros(4, bool),
-    )
-    probability = np.array([[0.9], [0.5], [0.5], [0.1]]).repeat(5, 1)
-    sensitivity, specificity = rates_at(data, probability, 0, 0.5)
-    assert (sensitivity.value, specificity.value) == (1.0, 0.5)
-    assert (sensitivity.n, specificity.n) == (2, 2)
-
-
-def test_calibration_brings_probabilities_to_the_prevalence() -> None:
-    data = scores(n=400)
-    labels = publish.calibrate(data)
-    probabilities = publish.probabilities(data, labels)
-    np.testing.assert_allclose(probabilities.mean(axis=0), data.labels.mean(axis=0), atol=0.02)
-    for column, label in enumerate(labels):
-        called = probabilities[:, column] >= label.threshold
-        truth = data.labels[:, column]
-        youden = called[truth].mean() - called[~truth].mean()
-        for other in np.linspace(0.02, 0.98, 30):
-            called = probabilities[:, column] >= other
-            assert called[truth].mean() - called[~truth].mean() <= youden + 1e-9
-
-
-def test_the_other_operating_points_keep_what_they_promise_on_the_patients_they_are_from() -> None:
-    data = scores(n=400)
-    labels = publish.calibrate(data)
-    probabilities = publish.probabilities(data, labels)
-    for column, label in enumerate(labels):
-        truth, p = data.labels[:, column], probabilities[:, column]
-        assert [point.name for point in label.points] == [
-            "balanced",
-            "high sensitivity",
-            "high specificity",
-        ]
-        _, sensitive, specific = label.points
-        assert (p[truth] >= sensitive.threshold).mean() >= 0.9
-        assert (p[~truth] < specific.threshold).mean() >= 0.9
-        # The next threshold on the other side would break the promise.
-        assert (p[truth] > sensitive.threshold).mean() < 0.9
-        below = p[p < specific.threshold].max()
-        assert (p[~truth] < below).mean() < 0.9
-
-
-def test_a_finding_ranked_worse_than_chance_is_not_published() -> None:
-    data = scores()
-    backwards = replace(data, logits=-data.logits)
-    with pytest.raises(publish.DataError, match="worse than chance"):
-        publish.calibrate(backwards)
-
-
-def test_a_run_becomes_a_checkpoint_that_the_app_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    torch.manual_seed(0)
-    network = resnet50(weights=None, num_classes=len(OUTPUTS))
-    save_file(network.state_dict(), run / "network.safetensors")
-    (run / "settings.json").write_text(
-        json.dumps({"masking": "none", "size": 64, "data": "/somewhere/private/nih"})
-    )
-    cases = [case(f"{i}", Path(), split=split) for split in ("val", "test") for i in range(2)]
-    monkeypatch.setattr(publish, "read_finding_index", lambda _: cases)
-    monkeypatch.setattr(publish, "score_images", lambda *_: scores())
-    out = tmp_path / "checkpoints"
-    arguments = ["--run", str(run), "--data", "d", "--checkpoints", str(out)]
-    arguments += ["--trained-on", "phantoms", "--licence", "none"]
-    from training.__main__ import main
-
-    assert main(["publish", *arguments]) == 0
-    card = capsys.readouterr().out
-    assert "| auroc_macro |" in card
-    assert "n=" in card
-    assert "/somewhere" not in card
-    loaded = Pipeline.from_checkpoints(out)
-    spec = loaded.classifier_spec(MaskingMode.NONE)
-    assert spec is not None
-    assert [label.key for label in spec.labels] == list(FINDING_KEYS)
-    reading = loaded.analyse(
-        make_phantom(seed=0, hw=(128, 128)).radiograph, maskings=[MaskingMode.NONE]
-    ).readings[MaskingMode.NONE]
-    assert np.isfinite(reading.findings.logits).all()
-    backwards = scores()
-    backwards = replace(backwards, logits=-backwards.logits)
-    monkeypatch.setattr(publish, "score_images", lambda *_: backwards)
-    before = (out / "manifest.json").read_text()
-    assert main(["publish", *arguments, "--version", "2"]) == 3
-    assert "worse than chance" in capsys.readouterr().err
-    assert (out / "manifest.json").read_text() == before
-    assert not list(out.glob("*.v2.*")), "what is refused leaves nothing behind"

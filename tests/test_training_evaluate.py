@@ -1,5 +1,6 @@
 """What `evaluate` measures, against scikit-learn and by hand, and what it writes."""
 
+import csv
 import json
 import math
 import re
@@ -16,7 +17,6 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from cxrdemo.checkpoints import Estimate, LabelSpec
 from cxrdemo.labels import FINDING_KEYS
-from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
 from training import evaluate, report
@@ -36,8 +36,7 @@ from training.evaluate import (
     ranking_figures,
     run_classifier,
 )
-from training.masks import mask_path
-from training.reproduce import make_phantom_sets
+from training.masks import COLUMNS, QUALITY_NAME, mask_path
 
 LABELS = tuple(LabelSpec(key, 1.3, -0.4, 0.4, "test") for key in FINDING_KEYS)
 BARE = tuple(LabelSpec(key, 1.0, 0.0, 0.5, "test") for key in FINDING_KEYS)
@@ -181,7 +180,7 @@ def test_what_the_source_does_not_say_is_not_counted() -> None:
     assert math.isnan(figures["auroc_Mass"].value)
     each = [figures[f"auroc_{key}"].value for key in FINDING_KEYS[1:]]
     assert figures["auroc_macro"].value == pytest.approx(np.mean(each))
-    assert ranking_figures(partly, resamples=20)["auroc_macro"].value == pytest.approx(
+    assert ranking_figures(partly, LABELS, resamples=20)["auroc_macro"].value == pytest.approx(
         np.mean(each)
     )
 
@@ -192,7 +191,7 @@ def test_a_masking_differs_from_another_on_the_same_resamples() -> None:
         data, scores=replace(data.scores, logits=data.scores.logits + data.scores.labels)
     )
     modes = {MaskingMode.NONE: data, MaskingMode.LOOSE: data, MaskingMode.TIGHT: better}
-    found = paired_differences(modes, resamples=50)
+    found = paired_differences(modes, dict.fromkeys(modes, LABELS), resamples=50)
     assert found["auroc_loose_less_none_macro"] == Estimate(0.0, 0.0, 0.0, 80)
     difference = found["auroc_tight_less_none_macro"]
     # Paired: the interval is narrower than either masking's own.
@@ -222,34 +221,22 @@ def test_distances_of_shifted_masks_by_hand() -> None:
     assert math.isnan(hd95(one, np.zeros((64, 64), bool)))
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantom sets in the index layouts, and the masks of the findings' set."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    make_phantom_sets(folder)
-    (folder / "masks").mkdir()
-    for index, case in enumerate(read_finding_index(folder / "nih")):
-        phantom = make_phantom(seed=index, hw=(160, 144))
-        cv2.imwrite(str(mask_path(folder / "masks", case.name)), phantom.lungs)
-    return folder
-
-
-def test_masks_are_compared_at_the_images_own_size(phantoms: Path) -> None:
+def test_masks_are_compared_at_the_images_own_size(phantom_sets: Path, tmp_path: Path) -> None:
     cases = [
         LungCase(
             name=str(i),
             dataset="phantoms",
             patient_id=str(i),
-            image=phantoms / "nih" / "images" / f"phantom-{i:03d}.png",
-            mask=phantoms / "masks" / f"phantom-{i:03d}.png",
+            image=phantom_sets / "nih" / "images" / f"phantom-{i:03d}.png",
+            mask=phantom_sets / "masks" / f"phantom-{i:03d}.png",
             split="test",
         )
         for i in range(2)
     ]
     for case in cases:
         reference = cv2.imread(str(case.mask), cv2.IMREAD_UNCHANGED) > 0
-        cv2.imwrite(str(phantoms / f"reference-{case.name}.png"), reference * np.uint8(255))
-    cases = [replace(c, mask=phantoms / f"reference-{c.name}.png") for c in cases]
+        cv2.imwrite(str(tmp_path / f"reference-{case.name}.png"), reference * np.uint8(255))
+    cases = [replace(c, mask=tmp_path / f"reference-{c.name}.png") for c in cases]
     pipeline = fake_pipeline()
     results = measure_lungs(pipeline.find_lungs, cases)
     for result in results:
@@ -263,16 +250,18 @@ def test_masks_are_compared_at_the_images_own_size(phantoms: Path) -> None:
     assert math.isnan(figures["hd95_mm_phantoms"].value)
 
 
-def test_the_probe_sees_nothing_of_the_lungs(phantoms: Path, tmp_path: Path) -> None:
-    cases = read_finding_index(phantoms / "nih")[:3]
+def test_the_probe_sees_nothing_of_the_lungs(phantom_sets: Path, tmp_path: Path) -> None:
+    cases = read_finding_index(phantom_sets / "nih")[:3]
     changed: list[FindingCase] = []
     for case in cases:
         pixels = cv2.imread(str(case.image), cv2.IMREAD_UNCHANGED)
-        lungs = cv2.imread(str(mask_path(phantoms / "masks", case.name)), cv2.IMREAD_UNCHANGED) > 0
+        lungs = (
+            cv2.imread(str(mask_path(phantom_sets / "masks", case.name)), cv2.IMREAD_UNCHANGED) > 0
+        )
         noise = np.random.default_rng(0).integers(1, 255, pixels.shape, np.uint8)
         cv2.imwrite(str(tmp_path / case.name), np.where(lungs, noise, pixels))
         changed.append(replace(case, image=tmp_path / case.name))
-    classifier, masks = tiny_classifier(MaskingMode.NONE), phantoms / "masks"
+    classifier, masks = tiny_classifier(MaskingMode.NONE), phantom_sets / "masks"
     for mode in (MaskingMode.TIGHT, MaskingMode.LOOSE):
         one, other = (
             run_classifier(classifier, c, masks, region=outside(mode)) for c in (cases, changed)
@@ -282,9 +271,9 @@ def test_the_probe_sees_nothing_of_the_lungs(phantoms: Path, tmp_path: Path) -> 
     assert not np.array_equal(*seen)
 
 
-def test_heat_and_lungs_are_shares(phantoms: Path) -> None:
-    cases = read_finding_index(phantoms / "nih")[:3]
-    found = run_classifier(tiny_classifier(MaskingMode.TIGHT), cases, phantoms / "masks")
+def test_heat_and_lungs_are_shares(phantom_sets: Path) -> None:
+    cases = read_finding_index(phantom_sets / "nih")[:3]
+    found = run_classifier(tiny_classifier(MaskingMode.TIGHT), cases, phantom_sets / "masks")
     assert np.nanmin(found.cam_in_lung) >= 0.0
     assert np.nanmax(found.cam_in_lung) <= 1.0
     assert 0.1 < found.lung_area.mean() < 0.6
@@ -293,8 +282,8 @@ def test_heat_and_lungs_are_shares(phantoms: Path) -> None:
     assert (found.seconds > 0).all()
 
 
-def test_missing_masks_are_one_clear_error(phantoms: Path, tmp_path: Path) -> None:
-    cases = read_finding_index(phantoms / "nih")[:2]
+def test_missing_masks_are_one_clear_error(phantom_sets: Path, tmp_path: Path) -> None:
+    cases = read_finding_index(phantom_sets / "nih")[:2]
     for mode in (MaskingMode.LOOSE, MaskingMode.TIGHT):
         with pytest.raises(DataError, match="--masks"):
             run_classifier(tiny_classifier(mode), cases, None)
@@ -307,14 +296,14 @@ def test_missing_masks_are_one_clear_error(phantoms: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("flags", [[], ["--split", "val"]])
 def test_findings_become_metrics_and_a_report(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+    phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
     classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
     monkeypatch.setattr(evaluate, "load_classifiers", lambda _: classifiers)
-    cases = read_finding_index(phantoms / "nih")
+    cases = read_finding_index(phantom_sets / "nih")
     overread = [replace(c, rsna_normal=i % 12 == 5) for i, c in enumerate(cases)]
     monkeypatch.setattr(evaluate, "read_finding_index", lambda _: overread)
-    arguments = ["--data", str(phantoms / "nih"), "--masks", str(phantoms / "masks")]
+    arguments = ["--data", str(phantom_sets / "nih"), "--masks", str(phantom_sets / "masks")]
     assert main(["evaluate", *arguments, "--out", str(tmp_path), "--resamples", "5", *flags]) == 0
     metrics = check_written(tmp_path)
     assert metrics["split"] == (flags[1] if flags else "test")
@@ -323,20 +312,27 @@ def test_findings_become_metrics_and_a_report(
         "none", "loose", "tight", "differences", "outside_lung_probe", "outside_loose_probe",
     }  # fmt: skip
     assert metrics["figures"]["tight"]["auroc_Mass"]["n"] == 2
+    assert metrics["lung masks with a reason for doubt"] == "no quality table"
+    page = (tmp_path / evaluate.REPORT_NAME).read_text(encoding="utf-8")
+    for key in FINDING_KEYS:
+        assert f"{key}, highest scored positive" in page
+        assert f"{key}, lowest scored positive" in page
+    # Tiny classifiers were never trained, and the report says that nobody knows for how long.
+    assert page.count("not recorded") >= 3
 
 
 def test_images_read_as_normal_are_left_out_where_the_index_tells(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         evaluate,
         "load_classifiers",
         lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
     )
-    cases = [c for c in read_finding_index(phantoms / "nih") if c.split == "test"]
+    cases = [c for c in read_finding_index(phantom_sets / "nih") if c.split == "test"]
     overread = [replace(c, rsna_normal=i < 3) for i, c in enumerate(cases)]
     monkeypatch.setattr(evaluate, "read_finding_index", lambda _: overread)
-    arguments = ["--data", str(phantoms / "nih"), "--out", str(tmp_path), "--resamples", "5"]
+    arguments = ["--data", str(phantom_sets / "nih"), "--out", str(tmp_path), "--resamples", "5"]
     assert main(["evaluate", *arguments]) == 0
     figures = check_written(tmp_path)["figures"]
     assert figures["none"]["auroc_macro"]["n"] == 12
@@ -348,17 +344,49 @@ def test_images_read_as_normal_are_left_out_where_the_index_tells(
     assert "outside_lung_probe" not in figures
 
 
+def test_doubtful_masks_are_counted_and_shown(
+    phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        evaluate,
+        "load_classifiers",
+        lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
+    )
+    cases = [c for c in read_finding_index(phantom_sets / "nih") if c.split == "test"]
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for case in cases:
+        source = mask_path(phantom_sets / "masks", case.name)
+        mask_path(masks, case.name).symlink_to(source)
+    with (masks / QUALITY_NAME).open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        for index, case in enumerate(cases):
+            reasons = ("One lung is much larger.",) if index < 2 else ()
+            writer.writerow({"image": case.name, "reasons": reasons})
+    arguments = ["--data", str(phantom_sets / "nih"), "--masks", str(masks), "--resamples", "2"]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 0
+    metrics = check_written(tmp_path / "out")
+    assert metrics["lung masks with a reason for doubt"] == "2 of 12"
+    assert metrics["reasons for doubt"] == {c.name: ["One lung is much larger."] for c in cases[:2]}
+    page = (tmp_path / "out" / evaluate.REPORT_NAME).read_text(encoding="utf-8")
+    assert page.count(f"{cases[0].name}: One lung is much larger.") == 2  # alt text and caption
+
+
 def test_lungs_become_metrics_and_a_report(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_: fake_pipeline())
-    arguments = ["--data", str(phantoms / "lungs"), "--out", str(tmp_path), "--resamples", "5"]
+    arguments = ["--data", str(phantom_sets / "lungs"), "--out", str(tmp_path), "--resamples", "5"]
     assert main(["evaluate", *arguments]) == 0
     metrics = check_written(tmp_path)
     assert metrics["task"] == "lungs"
     assert metrics["figures"]["lungs"]["dice_phantoms"]["n"] == metrics["images"] == 2
     page = (tmp_path / evaluate.REPORT_NAME).read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 2
+    worst = next(value for name, value in metrics.items() if name.startswith("lowest Dice"))
+    assert len(worst) == 2
+    assert list(worst.values()) == sorted(worst.values())
 
 
 def check_written(folder: Path) -> dict:
@@ -380,7 +408,7 @@ def check_written(folder: Path) -> dict:
 
 
 def test_bad_input_is_one_clear_error(
-    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    phantom_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -390,8 +418,8 @@ def test_bad_input_is_one_clear_error(
     (broken / "index.csv").write_text("image,Mass\na.png,1\n")
     for data, message in (
         (tmp_path / "nowhere", "There is no"),
-        (phantoms / "nih", "lists no classifier"),
-        (phantoms / "lungs", "lists no lung segmenter"),
+        (phantom_sets / "nih", "lists no classifier"),
+        (phantom_sets / "lungs", "lists no lung segmenter"),
         (broken, "lists no classifier"),
     ):
         assert main(["evaluate", "--data", str(data), *out]) == 3
@@ -402,7 +430,7 @@ def test_bad_input_is_one_clear_error(
 
 
 def test_a_missing_column_and_an_empty_split_are_named(
-    phantoms: Path,
+    phantom_sets: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -416,6 +444,6 @@ def test_a_missing_column_and_an_empty_split_are_named(
     out = ["--out", str(tmp_path / "out")]
     assert main(["evaluate", "--data", str(tmp_path), *out]) == 3
     assert "lacks the columns" in capsys.readouterr().err
-    pretrain = ["--data", str(phantoms / "pretrain")]
+    pretrain = ["--data", str(phantom_sets / "pretrain")]
     assert main(["evaluate", *pretrain, *out]) == 3
     assert "no image of the split 'test'" in capsys.readouterr().err

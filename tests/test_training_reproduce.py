@@ -7,29 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import CheckpointStore, load_strictly, read_weights
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import ALL_MASKINGS
 from training import publish, reproduce
 from training.__main__ import main
+from training.chain import COMMANDS, Step, run_step
 from training.data import DataError, read_finding_index, read_lung_index
-from training.findings import OUTPUTS
-from training.reproduce import COMMANDS, PRESETS, Step, make_phantom_sets, plan, run_step
+from training.reproduce import PRESETS, plan
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_phantom_sets(folder)
-    return folder
 
 
 def parsed(step: Step) -> argparse.Namespace:
@@ -38,21 +32,21 @@ def parsed(step: Step) -> argparse.Namespace:
     return parser.parse_args(step.flags)
 
 
-def test_the_phantom_sets_have_every_class_in_every_split(data: Path) -> None:
-    cases = read_finding_index(data / "nih")
+def test_the_phantom_sets_have_every_class_in_every_split(phantom_sets: Path) -> None:
+    cases = read_finding_index(phantom_sets / "nih")
     for split in ("train", "val", "test"):
         part = [case for case in cases if case.split == split]
         for key in reproduce.FINDING_KEYS:
             patients = {case.patient_id for case in part if case.labels[key] == 1}
             assert len(patients) >= 2
         assert sum(case.no_finding == 1 for case in part) >= 2
-        assert any(case.split == split for case in read_lung_index(data / "lungs"))
-    assert {case.split for case in read_finding_index(data / "pretrain")} == {"train"}
+        assert any(case.split == split for case in read_lung_index(phantom_sets / "lungs"))
+    assert {case.split for case in read_finding_index(phantom_sets / "pretrain")} == {"train"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_step_is_a_command_line_that_its_command_takes(name: str, data: Path) -> None:
-    steps = plan(PRESETS[name], data, Path("/out"), medsam=Path("/weights/medsam.pth"))
+def test_every_step_is_a_command_line_that_its_command_takes(name: str, phantom_sets: Path) -> None:
+    steps = plan(PRESETS[name], phantom_sets, Path("/out"), medsam=Path("/weights/medsam.pth"))
     assert len({step.name for step in steps}) == len(steps)
     for step in steps:
         parsed(step)
@@ -67,8 +61,10 @@ def test_every_step_is_a_command_line_that_its_command_takes(name: str, data: Pa
     assert len(marked) == (4 if name == "smoke" else 0)
 
 
-def test_the_bundled_recipe(data: Path) -> None:
-    steps = {step.name: parsed(step) for step in plan(PRESETS["bundled"], data, Path("/out"))}
+def test_the_bundled_recipe(phantom_sets: Path) -> None:
+    steps = {
+        step.name: parsed(step) for step in plan(PRESETS["bundled"], phantom_sets, Path("/out"))
+    }
     first, second, third = (steps[f"segment-{number}"] for number in (1, 2, 3))
     assert (first.size, first.epochs, first.init) == (256, 10, None)
     assert (second.size, second.init) == (512, Path("/out/segment-1/network.safetensors"))
@@ -77,38 +73,116 @@ def test_the_bundled_recipe(data: Path) -> None:
     assert steps["publish-segment-3"].run == Path("/out/segment-3")
     pretrain = steps["pretrain"]
     assert (pretrain.epochs, pretrain.images_per_epoch, pretrain.select) == (22, 3072, "last")
-    assert pretrain.extra == data / "pretrain"
+    assert pretrain.extra == phantom_sets / "pretrain"
     for mode in ALL_MASKINGS:
         run = steps[f"classify-{mode}"]
-        assert (run.masking, run.epochs, run.images_per_epoch) == (str(mode), 5, 1024)
+        assert (run.masking, run.epochs, run.images_per_epoch) == (str(mode), 4, 768)
         assert run.init == Path("/out/pretrain/network.safetensors")
         assert run.out == steps[f"publish-{mode}"].run == Path(f"/out/{mode}")
 
 
 def test_the_papers_way_starts_from_the_given_weights(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    phantom_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = {
         step.name: parsed(step)
-        for step in plan(PRESETS["paper"], data, tmp_path, medsam=Path("/medsam.pth"))
+        for step in plan(
+            PRESETS["paper"],
+            phantom_sets,
+            tmp_path,
+            medsam=Path("/medsam.pth"),
+            imagenet=Path("/resnet50.pth"),
+        )
     }
     assert steps["segment-1"].init == Path("/medsam.pth")
     assert steps["segment-1"].freeze_prompt_encoder
     assert "pretrain" not in steps
-    assert steps["classify-none"].init == tmp_path / "imagenet.safetensors"
-    arguments = ["reproduce", "--preset", "paper", "--out", str(tmp_path), "--data", str(data)]
+    assert steps["classify-none"].init == Path("/resnet50.pth")
+    arguments = [
+        "reproduce",
+        "--preset",
+        "paper",
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(phantom_sets),
+    ]
     assert main(arguments) == 3
     assert "--medsam" in capsys.readouterr().err
 
 
-def test_a_fresh_head_fits_the_classifiers_network(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    source = resnet50(weights=None)
-    torch.save(source.state_dict(), tmp_path / "imagenet.pth")
-    reproduce.fit_head(tmp_path / "imagenet.pth", tmp_path / "fitted.safetensors")
-    state = read_weights(tmp_path / "fitted.safetensors")
-    load_strictly(resnet50(weights=None, num_classes=len(OUTPUTS)), state, "fitted")
-    assert torch.equal(state["layer4.2.conv3.weight"], source.layer4[2].conv3.weight)
+def test_the_bundled_recipe_is_what_the_cards_record(phantom_sets: Path) -> None:
+    specs = CheckpointStore.open(publish.OWN_CHECKPOINTS).specs
+    if not specs:
+        pytest.skip("no bundled checkpoints in this checkout")
+    steps = {s.name: parsed(s) for s in plan(PRESETS["bundled"], phantom_sets, Path("/out"))}
+    for spec in specs:
+        step = steps["segment-3" if spec.masking is None else f"classify-{spec.masking}"]
+        recorded = {
+            key: value
+            for key, value in spec.origin.settings.items()
+            # Paths are the user's; the number of loading processes changes no weight.
+            if key not in (*publish.PATH_SETTINGS, "workers")
+        }
+        assert recorded
+        assert {key: getattr(step, key) for key in recorded} == recorded
+
+
+def test_the_papers_plan_starts_from_the_published_layouts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Downloads as their owners lay them out -> `data import` -> `reproduce`, paths alone given."""
+    nih, rsua = tmp_path / "nih", tmp_path / "rsua" / "Data Chest X-Ray RSUA (Validated)"
+    grey = np.full((64, 64), 90, np.uint8)
+    table = ["Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender"]
+    official = {"train_val": [], "test": []}
+    labels = ("Mass|Effusion", "Nodule", "Pneumonia", "Edema", "Fibrosis", "No Finding")
+    for patient in range(1, 25):
+        name = f"{patient:08d}_000.png"
+        folder = nih / f"images_{1 + patient % 3:03d}" / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), grey)
+        table.append(f"{name},{labels[patient % 6]},0,{patient},50,F")
+        official["test" if patient % 4 == 0 else "train_val"].append(name)
+    (nih / "Data_Entry_2017.csv").write_text("\n".join(table) + "\n")
+    for part, names in official.items():
+        (nih / f"{part}_list.txt").write_text("\n".join(names) + "\n")
+    for kind in ("Covid", "Non_Covid", "Pneumonia"):
+        for part in ("images", "masks"):
+            (rsua / kind / part).mkdir(parents=True)
+        for number in range(1, 7):
+            cv2.imwrite(str(rsua / kind / "images" / f"{kind} Images ({number}).bmp"), grey)
+            mask = np.zeros_like(grey)
+            mask[16:48, 8:28] = mask[16:48, 36:56] = 255
+            cv2.imwrite(str(rsua / kind / "masks" / f"{kind} Mask ({number}).bmp"), mask)
+    for layout, source, target in (("nih", nih, "nih"), ("rsua", rsua.parent, "lungs")):
+        flags = [
+            "--layout",
+            layout,
+            "--data",
+            str(source),
+            "--out",
+            str(tmp_path / "data" / target),
+        ]
+        assert main(["data", "import", *flags]) == 0
+    for name in ("medsam_vit_b.pth", "resnet50.pth"):
+        (tmp_path / name).write_bytes(b"weights")
+    capsys.readouterr()
+    flags = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--dry-run"]
+    flags += ["--medsam", str(tmp_path / "medsam_vit_b.pth")]
+    flags += ["--imagenet", str(tmp_path / "resnet50.pth")]
+    assert main(["reproduce", "--preset", "paper", *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [shlex.split(line)[4] for line in lines] == [
+        "segment", "publish", "masks",
+        *("classify", "publish") * 3,
+        "evaluate", "evaluate",
+    ]  # fmt: skip
+    for line in lines:
+        words = shlex.split(line)
+        parsed(Step("", words[4], tuple(words[5:]), Path()))
+    assert "images of rsua" in lines[1]
+    assert not (tmp_path / "out").exists(), "a dry run makes nothing"
 
 
 def test_presets_ask_for_data_unless_they_make_it(

@@ -2,9 +2,22 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 
 from cxrdemo.errors import CxrDemoError
-from training import classify, datasets, evaluate, masks, pretrain, publish, reproduce, segment
+from training import (
+    calibrate,
+    classify,
+    datasets,
+    evaluate,
+    experiment,
+    masks,
+    pretrain,
+    publish,
+    reproduce,
+    segment,
+)
+from training.record import RECORDED, recorded
 
 COMMANDS = {
     "data": datasets,
@@ -13,21 +26,26 @@ COMMANDS = {
     "pretrain": pretrain,
     "classify": classify,
     "publish": publish,
+    "calibrate": calibrate,
     "evaluate": evaluate,
+    "experiment": experiment,
     "reproduce": reproduce,
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns 0 on success and 3 on bad data, with the reason on stderr."""
+    words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
     try:
-        COMMANDS[args.command].run(args)
+        is_training = args.command in RECORDED
+        with recorded(args.out, args.command, tuple(words[1:])) if is_training else nullcontext():
+            COMMANDS[args.command].run(args)
     except CxrDemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

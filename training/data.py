@@ -4,18 +4,23 @@ Two layouts of a folder with an `index.csv`; pixels come only through `cxrdemo.r
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.reading import read_radiograph
+
+Case = TypeVar("Case")
+Kept = TypeVar("Kept")
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -92,8 +97,8 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
         path = folder / "images" / row["image"]
         if not path.is_file():
             raise DataError(f"{folder / 'index.csv'} lists {row['image']}, which is not there.")
-        labels = {key: _label(row[key]) for key in keys}
-        no_finding = _label(row[NO_FINDING.key])
+        labels = {key: _label(row, key, folder) for key in keys}
+        no_finding = _label(row, NO_FINDING.key, folder)
         if no_finding == 1:
             # "No finding" says of each of them that it is absent.
             labels = {key: 0 if value is None else value for key, value in labels.items()}
@@ -132,8 +137,46 @@ def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """The app's own reading of an image, as uint8 (H, W) to save memory while training."""
-    return np.asarray(np.rint(read_radiograph(path).pixels * 255.0), np.uint8)
+    """The app's own reading of an image, as uint8 (H, W) to save memory while training.
+
+    Raises:
+        DataError: If it cannot be read, naming the file.
+    """
+    try:
+        pixels = read_radiograph(path).pixels
+    except CxrDemoError as error:
+        raise DataError(f"{path}: {error} Mend the file, or take it out of the index.") from error
+    return np.asarray(np.rint(pixels * 255.0), np.uint8)
+
+
+def read_all(cases: Sequence[Case], read: Callable[[Case], Kept]) -> list[Kept]:
+    """What a reader makes of every case, several at a time, with a progress bar.
+
+    Raises:
+        DataError: Whatever the reader raises of the first bad case; the others are not awaited.
+    """
+    with ThreadPoolExecutor() as pool:
+        try:
+            return list(tqdm(pool.map(read, cases), total=len(cases), unit="image", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def shrink(pixels: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """The image, made smaller if its longer side exceeds a limit."""
+    if max(pixels.shape) <= longest:
+        return pixels
+    scale = longest / max(pixels.shape)
+    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def fit_mask(mask: NDArray[np.bool_], hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask at another size."""
+    if mask.shape == hw:
+        return mask
+    grey = cv2.resize(mask.astype(np.float32), (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray(grey >= 0.5)
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -144,7 +187,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if grey is None:
-        raise DataError(f"The mask {path} cannot be read.")
+        raise DataError(f"The mask {path} cannot be read. Mend it, or take it out of the index.")
     mask = np.asarray(grey) > 127
     if not mask.any():
         raise DataError(f"The mask {path} is empty. Remove it from the index.")
@@ -172,5 +215,11 @@ def _find(files: Mapping[str, Path], stem: str, folder: Path) -> Path:
     return files[stem]
 
 
-def _label(cell: str) -> int | None:
-    return None if cell.strip() == "" else int(float(cell))
+def _label(row: Mapping[str, str], key: str, folder: Path) -> int | None:
+    cell = row[key].strip()
+    if cell not in ("", "0", "1", "0.0", "1.0"):
+        raise DataError(
+            f"{folder / 'index.csv'}: {row['image']} has {cell!r} in the column {key}. Write 1, 0, "
+            "or nothing for unknown."
+        )
+    return None if cell == "" else int(float(cell))

@@ -1,13 +1,17 @@
 """Command `masks`: lung masks for every image of a finding index, by an installed segmenter.
 
-Writes one PNG of `Side` values (0, 1, 2) per image and `quality.csv`; a second run goes on where
-the first one stopped.
+Writes one PNG of `Side` values (0, 1, 2) per image and a table of their quality. A second run goes
+on where the first one stopped; `--shard 2/8` does the second of eight parts, so that eight
+processes or machines may share the work and one folder.
 """
 
 import argparse
 import csv
-from dataclasses import asdict
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -16,9 +20,12 @@ from tqdm import tqdm
 
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.reading import read_radiograph
+from cxrdemo.results import MaskQuality
 from training.data import DataError, read_finding_index
 
-QUALITY_NAME = "quality.csv"
+QUALITY_NAME: Final = "quality.csv"
+SEGMENTER: Final = "segmenter"
+COLUMNS: Final = ("image", *(field.name for field in fields(MaskQuality)), SEGMENTER)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,30 +33,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, images/")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--out", type=Path, required=True, help="folder for the masks")
+    parser.add_argument("--shard", default="1/1", help="part to do and number of parts, as 2/8")
 
 
 def run(args: argparse.Namespace) -> None:
     """Segments what has no mask yet and prints how many masks look implausible."""
-    cases = read_finding_index(args.data)
+    part, parts = parse_shard(args.shard)
+    cases = read_finding_index(args.data)[part - 1 :: parts]
     pipeline = Pipeline.from_checkpoints(args.checkpoints)
-    if pipeline.segmenter_spec is None:
+    spec = pipeline.segmenter_spec
+    if spec is None:
         raise DataError(f"{args.checkpoints} lists no lung segmenter. Train one with `segment`.")
+    segmenter = f"{spec.name} {spec.sha256[:12]}"
     args.out.mkdir(parents=True, exist_ok=True)
-    todo = [case for case in cases if not mask_path(args.out, case.name).exists()]
-    table = args.out / QUALITY_NAME
+    known = read_quality(args.out)
+    strangers = {row[SEGMENTER] for row in known.values()} - {segmenter}
+    if strangers:
+        raise DataError(
+            f"{args.out} holds masks by {sorted(strangers)}, and this is {segmenter}. Choose "
+            "another --out, so that one set has one segmenter."
+        )
+    todo = [case for case in cases if case.name not in known]
+    table = args.out / quality_name(part, parts)
+    doubtful = size = 0
     is_new = not table.exists()
-    doubtful = 0
     with table.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
+        writer = csv.DictWriter(stream, COLUMNS)
+        if is_new:
+            writer.writeheader()
         for case in tqdm(todo, unit="image"):
             lungs = pipeline.find_lungs(read_radiograph(case.image))
-            if is_new:
-                writer.writerow(["image", *asdict(lungs.quality)])
-                is_new = False
-            writer.writerow([case.name, *asdict(lungs.quality).values()])
+            # The row comes last: what is in the table is whole.
+            size += _write(mask_path(args.out, case.name), lungs.sides)
+            row = {"image": case.name, **asdict(lungs.quality), SEGMENTER: segmenter}
+            writer.writerow(row)
+            stream.flush()
             doubtful += not lungs.quality.is_plausible
-            cv2.imwrite(str(mask_path(args.out, case.name)), lungs.sides)
-    print(f"{len(todo)} new masks, {doubtful} of them with a reason for doubt ({table})")
+    average = f" of {size / len(todo):.0f} bytes" if todo else ""
+    print(f"{len(todo)} new masks{average}, {doubtful} of them with a reason for doubt ({table})")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Part and number of parts, counted from 1.
+
+    Raises:
+        DataError: If it is not of the form 2/8.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise DataError(f"--shard is a part and the number of parts, such as 2/8; got {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def quality_name(part: int, parts: int) -> str:
+    """Each part has a table of its own, as two processes must not write one file."""
+    return QUALITY_NAME if parts == 1 else f"quality.{part}-of-{parts}.csv"
+
+
+def read_quality(folder: Path) -> dict[str, Mapping[str, str]]:
+    """Rows of all tables in a folder of masks, by image; only of masks that are there."""
+    found: dict[str, Mapping[str, str]] = {}
+    for table in sorted(folder.glob("quality*.csv")):
+        with table.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise DataError(
+                    f"{table} has the columns {reader.fieldnames}, expected {list(COLUMNS)}. It is "
+                    "of another version: choose another --out."
+                )
+            rows = list(reader)
+        found |= {row["image"]: row for row in rows if mask_path(folder, row["image"]).exists()}
+    return found
 
 
 def mask_path(folder: Path, image_name: str) -> Path:
@@ -67,3 +121,12 @@ def read_sides(folder: Path, image_name: str) -> NDArray[np.uint8]:
     if sides is None:
         raise DataError(f"{folder} holds no mask of {image_name}. Run `masks` first.")
     return np.asarray(sides, np.uint8)
+
+
+def _write(path: Path, sides: NDArray[np.uint8]) -> int:
+    """Writes a mask in one step; the bytes it takes."""
+    draft = path.with_name(f"draft-{path.name}")
+    if not cv2.imwrite(str(draft), sides, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
+        raise DataError(f"{draft} cannot be written. Is the disk full?")
+    draft.replace(path)
+    return path.stat().st_size

@@ -45,6 +45,11 @@ NOTES: Final = {
     "dice": "At the file's own size.",
     "iou": "At the file's own size.",
     "hd95_px": "95th percentile Hausdorff distance in pixels of the file.",
+    **{
+        f"{rate} at high {which}": f"At the threshold of high {which}; n {of}."
+        for which in ("sensitivity", "specificity")
+        for rate, of in (("sensitivity", "positives"), ("specificity", "negatives"))
+    },
     "hd95_mm": "The same in mm; only where the file states its pixel spacing.",
 }
 """What a row of a table means."""
@@ -68,7 +73,8 @@ th { background: #f3f3f3; } .interval, .note { color: #555; font-size: 11px; fon
 .interval { white-space: nowrap; } .wide { overflow-x: auto; } img { max-width: 100%; }
 pre { white-space: pre-wrap; margin: 0; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
-.small figure { width: 19rem; } figcaption { font-size: 12px; color: #333; }
+.small figure { width: 19rem; } .panels figure { width: 36rem; }
+figcaption { font-size: 12px; color: #333; }
 @media print { body { max-width: none; margin: 0; } table { font-size: 8pt; }
   figure, tr { break-inside: avoid; } @page { size: A4 landscape; margin: 12mm; } }
 """
@@ -84,12 +90,23 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of words: its title, its head, and rows of as many cells."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the page after the tables."""
+    """A part of the page after the figures."""
 
     title: str
     text: str
     pictures: tuple[Picture, ...]
+    table: Table | None = None
+    wide: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +147,13 @@ def make_page(
         parts += [f"<p>{escape(GROUPS[stem])}</p>"] if stem in GROUPS else []
         parts.append(_figures_table(of_group, columns))
     for section in sections:
-        kind = "pictures small" if len(section.pictures) > 1 else "pictures"
+        kind = "pictures"
+        if len(section.pictures) > 1:
+            kind += " panels" if section.wide else " small"
         parts += [
             f"<h2>{escape(section.title)}</h2>",
             f"<p>{escape(section.text)}</p>",
+            "" if section.table is None else _word_table(section.table),
             f'<div class="{kind}">{"".join(map(_embedded, section.pictures))}</div>',
         ]
     return (
@@ -151,6 +171,34 @@ def cell(estimate: Estimate) -> str:
         f'{estimate.value:.3f}<br><span class="interval">{estimate.low:.3f} to '
         f"{estimate.high:.3f}<br>n = {estimate.n}</span>"
     )
+
+
+def words(estimate: Estimate) -> str:
+    """A figure in a table of words: value, interval, n."""
+    if math.isnan(estimate.value):
+        return f"not defined (n={estimate.n})"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
+
+
+def markdown_table(table: Table) -> str:
+    """The table in Markdown, without its title."""
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def forest(rows: Sequence[tuple[str, Estimate]], *, caption: str) -> Picture:
+    """Named figures with their intervals, one above the other; what is not defined is left out."""
+    shown = [(name, e) for name, e in rows if not math.isnan(e.value)]
+    figure = Figure(figsize=(8.0, 0.9 + 0.34 * max(1, len(shown))), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, e) in enumerate(shown):
+        axes.plot([e.low, e.high], [place, place], color=COLOURS[0], linewidth=1.5)
+        axes.plot([e.value], [place], "o", color=COLOURS[0], markersize=5)
+    axes.axvline(0.5, color="#999999", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
+    axes.set(ylim=(len(shown) - 0.5, -0.5))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    return _drawn(figure, "svg", caption)
 
 
 def curves(labels: Sequence[LabelCurve], *, bins: int, caption: str) -> Picture:
@@ -210,6 +258,35 @@ def outlines(
     return _drawn(figure, "png", caption)
 
 
+def panel(
+    image: NDArray[np.uint8],
+    lungs: NDArray[np.bool_] | None,
+    others: Sequence[tuple[str, NDArray[np.uint8]]],
+    caption: str,
+) -> Picture:
+    """An X-ray with its lungs' outline, and named pictures of it beside.
+
+    Args:
+        image: uint8 (H, W, 3).
+        lungs: bool (H, W), or None.
+        others: Titles and pictures, uint8 (H, W, 3) each.
+        caption: Under the panel.
+    """
+    height, width, _ = image.shape
+    columns = 1 + len(others)
+    figure = Figure(figsize=(2.4 * columns, 2.4 * height / width + 0.3), dpi=110)
+    figure.subplots_adjust(0, 0, 1, 0.9, 0.02, 0)
+    grid = figure.subplots(1, columns, squeeze=False)[0]
+    for axes, (title, picture) in zip(grid, (("image", image), *others), strict=True):
+        axes.imshow(picture)
+        axes.set_title(title, fontsize=8)
+        axes.axis("off")
+    if lungs is not None and not lungs.all():
+        levels = lungs.astype(np.float32)
+        grid[0].contour(levels, levels=[0.5], colors=TRUE_COLOUR, linewidths=1)
+    return _drawn(figure, "png", caption)
+
+
 def _drawn(figure: Figure, kind: str, caption: str) -> Picture:
     stream = io.BytesIO()
     figure.savefig(stream, format=kind)
@@ -235,6 +312,14 @@ def _facts_table(facts: Mapping[str, Any]) -> str:
             shown = f"<pre>{shown}</pre>"
         rows.append(f"<tr><th>{escape(name)}</th><td>{shown}</td></tr>")
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
+
+
+def _word_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(word)}</th>" for word in table.head)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(word)}</td>' for word in row)}</tr>" for row in table.rows
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _figures_table(figures: Mapping[str, Estimate], columns: Sequence[str]) -> str:

@@ -6,20 +6,19 @@ weights serve the automatic mask and a clinician's correction.
 """
 
 import argparse
-import json
+import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.inputs import MEDSAM_INPUT, InputSpec, normalise, place
@@ -27,8 +26,29 @@ from cxrdemo.lungs import split_sides
 from cxrdemo.results import Side, bounding_box
 from cxrdemo.segmenter import SamNetwork, build_tinyvit_5m, build_vit_b
 from training.augment import Ranges, change_grey, draw, warp_image, warp_mask
-from training.data import LungCase, read_lung_index, read_mask, read_pixels
-from training.runs import checkpoint_callbacks, resume_from, save_network
+from training.data import (
+    DataError,
+    LungCase,
+    fit_mask,
+    read_all,
+    read_lung_index,
+    read_mask,
+    read_pixels,
+    shrink,
+)
+from training.runs import (
+    Draw,
+    DrawSampler,
+    RunSettings,
+    add_run_arguments,
+    begin,
+    fit,
+    gather_rows,
+    one_cycle,
+    settings_from,
+    train_loader,
+    val_loader,
+)
 
 BOX_JITTER: Final = 20 / 1024
 """Largest shift of a lung box's edge, as a fraction of the canvas (MedSAM: 20 px at 1024)."""
@@ -36,43 +56,49 @@ BOX_JITTER: Final = 20 / 1024
 POINTS: Final = 3
 """Points per point prompt."""
 
+WORKING_SCALE: Final = 2
+"""Training images are kept at up to this many times the canvas."""
 
-@dataclass(frozen=True)
-class SegmentSettings:
+PROMPT_STREAM: Final = 1
+"""Sets the prompts' random numbers apart from those of the same draw's augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSettings(RunSettings):
     """One training run of the segmenter."""
 
     data: str
-    out: str
     architecture: str
     init: str | None
     size: int
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
     freeze_prompt_encoder: bool
-    seed: int
-    workers: int
 
 
 class LungDataset(Dataset[dict[str, Tensor]]):
-    """Images and sides on the segmenter's canvas; kept in memory as uint8 at native size."""
+    """Images and sides on the segmenter's canvas.
+
+    Images to change at random are kept in memory, at most `WORKING_SCALE` times the canvas; others
+    are read again at each use, at their native size.
+    """
 
     def __init__(self, cases: Sequence[LungCase], spec: InputSpec, *, augment: bool) -> None:
+        """Reads every image and mask once, so that a bad one is found now."""
         self.cases = cases
         self._spec = spec
         self._augment = augment
-        self._pixels = [read_pixels(case.image) for case in cases]
-        self._masks = [read_mask(case.mask) for case in cases]
+        kept = read_all(cases, self._read)
+        self._kept = kept if augment else None
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image (3, h, w) and sides (h, w) as uint8 with `Side` values."""
-        pixels, mask = self._pixels[index].astype(np.float32) / 255.0, self._masks[index]
+    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
+        """Image (3, h, w), sides (h, w) as uint8 with `Side` values, index () and seed ()."""
+        index = draw_of.index
+        grey, mask = self._kept[index] if self._kept else self._read(self.cases[index])
+        pixels = grey.astype(np.float32) / 255.0
         if self._augment:
-            rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
+            rng = np.random.default_rng(draw_of.seed)
             change = draw(rng, mask.shape, Ranges())
             pixels = change_grey(warp_image(pixels, change), change)
             mask = warp_mask(mask, change)
@@ -81,7 +107,15 @@ class LungDataset(Dataset[dict[str, Tensor]]):
         return {
             "image": torch.from_numpy(normalise(canvas, self._spec)),
             "sides": torch.from_numpy(sides),
+            "index": torch.tensor(index),
+            "seed": torch.tensor(draw_of.seed),
         }
+
+    def _read(self, case: LungCase) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        pixels, mask = read_pixels(case.image), read_mask(case.mask)
+        if self._augment:
+            pixels = shrink(pixels, WORKING_SCALE * max(self._spec.hw))
+        return pixels, fit_mask(mask, (pixels.shape[0], pixels.shape[1]))
 
 
 class SegmentTask(L.LightningModule):
@@ -93,50 +127,49 @@ class SegmentTask(L.LightningModule):
         self.settings = settings
         if settings.freeze_prompt_encoder:
             network.prompt_encoder.requires_grad_(False)
+        self._found: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Mean loss over the images of a batch and their prompts."""
         embeddings = self.network.image_encoder(
             batch["image"].to(memory_format=torch.channels_last)
         )
+        seeds = batch["seed"].tolist()
         losses = [
-            self._image_loss(embedding[None], sides.cpu().numpy())
-            for embedding, sides in zip(embeddings, batch["sides"], strict=True)
+            self._image_loss(embedding[None], sides.cpu().numpy(), seed)
+            for embedding, sides, seed in zip(embeddings, batch["sides"], seeds, strict=True)
         ]
         loss: Tensor = torch.stack(losses).mean()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """Dice of the automatic mask on the canvas."""
         embeddings = self.network.image_encoder(batch["image"])
         size = float(batch["image"].shape[-1])
+        found = []
         for embedding, sides in zip(embeddings, batch["sides"], strict=True):
             box = torch.tensor([[0.0, 0.0, size, size]], device=self.device)
             logits, _iou = self.network.decode(embedding[None], boxes=box)
             predicted = _to_canvas(logits, sides.shape) > 0
             truth = sides > 0
-            dice = 2 * (predicted[0] & truth).sum() / (predicted.sum() + truth.sum())
-            self.log("val_dice", dice, batch_size=1, on_epoch=True, prog_bar=True)
+            found.append(2 * (predicted[0] & truth).sum() / (predicted.sum() + truth.sum()))
+        self._found.append((batch["index"], torch.stack(found)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean Dice."""
+        indices, dice = (torch.cat(parts) for parts in zip(*self._found, strict=True))
+        self._found.clear()
+        mean = gather_rows(self, indices, dice).mean()
+        self.log("val_dice", mean, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a short warm-up and a cosine decay."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(
-            parameters, lr=self.settings.lr, weight_decay=self.settings.weight_decay
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.settings.lr, total_steps=steps, pct_start=0.1
-        )
-        return {
-            "optimizer": optimiser,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return one_cycle(self, self.settings)
 
-    def _image_loss(self, embedding: Tensor, sides: NDArray[np.uint8]) -> Tensor:
+    def _image_loss(self, embedding: Tensor, sides: NDArray[np.uint8], seed: int) -> Tensor:
         """Loss of one image over a whole-image box, one lung's box, and points or a correction."""
-        rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
+        rng = np.random.default_rng([seed, PROMPT_STREAM])
         size = sides.shape[-1]
         side = rng.choice([Side.RIGHT, Side.LEFT])
         boxes = [np.array([0.0, 0.0, size, size], np.float32)]
@@ -203,14 +236,19 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor) -> Tensor:
     """
     upsampled = _to_canvas(logits.float(), truth.shape[-2:])
     target = truth.float()
-    bce = F.binary_cross_entropy_with_logits(upsampled, target)
-    probability = upsampled.sigmoid()
-    overlap = (probability * target).sum((1, 2))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((1, 2)) + target.sum((1, 2)) + 1)
     predicted = upsampled.detach() > 0
     union = (predicted | truth).sum((1, 2)).clamp(min=1)
     actual = (predicted & truth).sum((1, 2)) / union
-    return bce + dice.mean() + F.mse_loss(iou[:, 0].float(), actual)
+    shape: Tensor = _dice_and_bce()(upsampled[:, None], target[:, None])
+    return shape + F.mse_loss(iou[:, 0].float(), actual)
+
+
+@functools.cache
+def _dice_and_bce() -> nn.Module:
+    """MONAI's loss; imported here, as it takes seconds that no other command should wait for."""
+    from monai.losses.dice import DiceCELoss
+
+    return cast(nn.Module, DiceCELoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0))
 
 
 def jittered_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32] | None:
@@ -265,7 +303,6 @@ def input_spec(architecture: str, size: int) -> InputSpec:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv and masks")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; resumed if it exists")
     parser.add_argument(
         "--architecture",
         choices=("sam-tinyvit-5m-512", "sam-vit-b-1024"),
@@ -273,55 +310,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--init", type=Path, help="weights to start from (.pth or .safetensors)")
     parser.add_argument("--size", type=int, default=512, help="TinyViT input size in pixels")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=8, help="images per step")
-    parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate")
-    parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--freeze-prompt-encoder", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="data loading processes")
+    add_run_arguments(parser, batch=8, lr=5e-4, weight_decay=0.01, ema=0.0)
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains, then writes `network.safetensors` (best epoch by validation) and `settings.json`."""
-    values: dict[str, Any] = {
-        k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "command"
-    }
-    settings = SegmentSettings(**values)
-    L.seed_everything(settings.seed, workers=True)
+    settings = settings_from(SegmentSettings, args)
+    if not begin(settings):
+        return
+    network = start_network(settings)
     spec = input_spec(settings.architecture, settings.size)
-    cases = read_lung_index(args.data)
-    splits = {s: [c for c in cases if c.split == s] for s in ("train", "val")}
-    network = (
-        build_vit_b()
-        if settings.architecture == "sam-vit-b-1024"
-        else build_tinyvit_5m(settings.size)
+    cases = read_lung_index(Path(settings.data))
+    val, train = ([c for c in cases if c.split == split] for split in ("val", "train"))
+    if not train:
+        raise DataError(f"{settings.data} has no image in the split 'train'.")
+    validation = val_loader(LungDataset(val, spec, augment=False), settings, len(val))
+    training = train_loader(
+        LungDataset(train, spec, augment=True),
+        settings,
+        DrawSampler(len(train), seed=settings.seed),
     )
-    if args.init:
-        load_strictly(network, read_weights(args.init), args.init.name)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
-    loaders = {
-        name: DataLoader(
-            LungDataset(part, spec, augment=name == "train"),
-            batch_size=settings.batch,
-            shuffle=name == "train",
-            drop_last=name == "train",
-            num_workers=settings.workers,
-            persistent_workers=settings.workers > 0,
-        )
-        for name, part in splits.items()
-    }
-    best, last = checkpoint_callbacks(args.out, "val_dice")
-    trainer = L.Trainer(
-        max_epochs=settings.epochs,
-        precision="bf16-mixed",
-        gradient_clip_val=1.0,
-        callbacks=[best, last],
-        logger=CSVLogger(args.out, name="", version=""),
-        log_every_n_steps=10,
-    )
+    # Points and corrections take turns, so a step may leave a part of the prompt encoder out.
     task = SegmentTask(network, settings)
-    trainer.fit(task, loaders["train"], loaders["val"], ckpt_path=resume_from(args.out))
-    save_network(Path(best.best_model_path), args.out)
-    print(f"best val_dice {best.best_model_score:.4f} -> {args.out / 'network.safetensors'}")
+    fit(task, training, validation, settings, monitor="val_dice", some_unused=True)
+
+
+def start_network(settings: SegmentSettings) -> SamNetwork:
+    """The network to train, with the weights it starts from.
+
+    Raises:
+        DataError: If the file is not there.
+        CheckpointError: If it is not of this architecture.
+    """
+    is_vit = settings.architecture == "sam-vit-b-1024"
+    network = build_vit_b() if is_vit else build_tinyvit_5m(settings.size)
+    if settings.init is not None:
+        path = Path(settings.init)
+        if not path.is_file():
+            raise DataError(f"There is no file {path} to start from. Mend --init, or leave it out.")
+        load_strictly(network, read_weights(path), path.name)
+    return network

@@ -94,6 +94,17 @@ class Session:
         return bool(self.doubts) and not self.accepted
 
 
+@dataclass
+class Turn:
+    """Which run of a visitor's is the last one asked for; the runs before it end themselves.
+
+    Gradio's own `cancels` frees the queue while the thread still computes, and cannot end a run
+    for the sake of another image: an event with `cancels` gets no inputs (6.31).
+    """
+
+    number: int = 0
+
+
 Shown = tuple[Any, Any, Any, Any]
 """The session to keep, the viewer's payload, and the HTML of status and remarks."""
 
@@ -122,7 +133,7 @@ def build_ui(pipeline: Pipeline) -> gr.Blocks:
 
 
 def _read_tab(page: gr.Blocks, pipeline: Pipeline) -> None:
-    session = gr.State(None)
+    session, turn = gr.State(None), gr.State(Turn())
     with gr.Row(elem_classes="cxr-open"):
         upload = gr.UploadButton(
             "Open a DICOM, PNG or JPEG",
@@ -150,10 +161,17 @@ def _read_tab(page: gr.Blocks, pipeline: Pipeline) -> None:
         details = gr.HTML("<p>No image yet.</p>")
 
     shown = [session, viewer, status, details]
-    model_event = {**_MODEL_EVENT, "outputs": shown}
-    events: list[Any] = [upload.upload(partial(open_upload, pipeline), upload, **model_event)]
+    model_event = {**_MODEL_EVENT, "outputs": shown, "trigger_mode": "multiple"}
+    begun = {**_QUIET, "queue": False, "trigger_mode": "multiple"}
+    events: list[Any] = [
+        upload.upload(begin, turn, status, **begun).then(
+            _in_turn(partial(open_upload, pipeline)), [turn, upload], **model_event
+        )
+    ]
     events += [
-        button.click(partial(open_example, pipeline, example), None, **model_event)
+        button.click(begin, turn, status, **begun).then(
+            _in_turn(partial(open_example, pipeline, example)), turn, **model_event
+        )
         for button, example in examples
     ]
     asked: list[tuple[Any, Callable[..., Any]]] = [
@@ -164,12 +182,13 @@ def _read_tab(page: gr.Blocks, pipeline: Pipeline) -> None:
         (viewer.accept_anyway, accept_anyway),
     ]
     for listen, answer in asked:
-        events.append(listen(_with_detail(partial(answer, pipeline)), session, **model_event))
+        handle = _with_detail(partial(answer, pipeline))
+        events.append(listen(handle, [turn, session], **model_event))
     for event in events:
         # `then` would not run after an error (Gradio 6.31).
-        event.failure(failed, None, viewer, **_QUIET)
-    stop.click(stopped, None, [viewer, status], cancels=events, **_QUIET)
-    clear.click(forget, None, shown, **_QUIET)
+        event.failure(failed, None, [viewer, status], **_QUIET)
+    stop.click(stopped, turn, [viewer, status], **_QUIET)
+    clear.click(forget, turn, shown, **_QUIET)
     theme.click(None, js=_TOGGLE_LIGHT, api_visibility="private")
 
     def free_session(request: gr.Request) -> None:
@@ -198,6 +217,7 @@ def _batch_tab(pipeline: Pipeline) -> None:
         interactive=False,
         wrap=True,
         column_widths=["20%", *["8%"] * (len(batch.HEADERS) - 2), "32%"],
+        elem_classes="cxr-table",
     )
     download = gr.DownloadButton("Download CSV (all maskings)", interactive=False)
     running = start.click(
@@ -308,18 +328,26 @@ def accept_anyway(pipeline: Pipeline, session: Session, _: dict[str, Any]) -> It
     yield from _with_probes(pipeline, replace(session, accepted=True))
 
 
-def forget() -> Shown:
+def begin(turn: Turn) -> str:
+    """Ends whatever runs for this visitor, between two stages, and tells that a file is read."""
+    turn.number += 1
+    return panels.note("Reading the file…")
+
+
+def forget(turn: Turn) -> Shown:
     """The page as it was before any image."""
+    turn.number += 1
     return None, _payload(clear=True), panels.status(None), "<p>No image yet.</p>"
 
 
-def failed() -> Payload:
-    """Tells the viewer that no answer will come."""
-    return _payload(failed=True)
+def failed() -> tuple[Payload, str]:
+    """Tells the viewer that no answer will come; the reason is in a message of its own."""
+    return _payload(failed=True), panels.note("That failed, for the reason told. Nothing changed.")
 
 
-def stopped() -> tuple[Payload, str]:
-    """Tells the viewer and the status line that the user stopped."""
+def stopped(turn: Turn) -> tuple[Payload, str]:
+    """Ends what runs, and tells the viewer and the status line."""
+    turn.number += 1
     return _payload(failed=True), panels.note("Stopped.")
 
 
@@ -400,15 +428,35 @@ def _payload(session: Session | None = None, **parts: Any) -> Payload:
     return run | parts
 
 
-def _with_detail(answer: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown]]:
-    """An event handler from a function of session and event detail; silent before any image."""
+def _in_turn(answer: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown]]:
+    """An event handler that ends as soon as another run has taken its turn, its result unshown."""
 
-    def handle(session: Session | None, event: gr.EventData) -> Iterator[Shown]:
-        if session is None:
-            yield gr.skip(), failed(), gr.skip(), gr.skip()
+    def handle(turn: Turn, *inputs: Any) -> Iterator[Shown]:
+        number = turn.number
+        for shown in answer(*inputs):
+            if turn.number != number:
+                # Gradio sends a generator's last output once more when it ends.
+                yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+                return
+            yield shown
+
+    return handle
+
+
+def _with_detail(answer: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown]]:
+    """An event handler, in turn, from a function of session and event detail.
+
+    A question about another image than the session's, one whose reading was stopped, is not
+    answered: the answer would be about the image before.
+    """
+
+    def handle(turn: Turn, session: Session | None, event: gr.EventData) -> Iterator[Shown]:
+        detail = event._data or {}
+        if session is None or session.study != detail.get("study"):
+            yield gr.skip(), _payload(failed=True), gr.skip(), gr.skip()
             return
         with _errors_in_words():
-            yield from answer(session, event._data or {})
+            yield from _in_turn(answer)(turn, session, detail)
 
     return handle
 

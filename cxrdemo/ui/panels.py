@@ -100,7 +100,7 @@ def about(
     """What the page can and cannot do, with every checkpoint's measured figures."""
     installed = {mode: spec for mode, spec in classifiers.items() if spec}
     return (
-        '<article class="cxr-article"><h2>What this is</h2>'
+        '<article class="cxr-article" tabindex="0" aria-label="About"><h2>What this is</h2>'
         "<p>A research demonstration, not a medical device. It must not be used to diagnose, to "
         "exclude or to decide anything about a patient. Upload de-identified images only; an "
         "upload is deleted as soon as it is read, and what was made of it when the tab closes.</p>"
@@ -145,6 +145,7 @@ def _figures_of_lungs(spec: CheckpointSpec | None) -> str:
     rows = "".join(
         f"<tr><th scope=row>{escape(_set_name(name))}</th><td>{_interval(figure)}</td></tr>"
         for name, figure in spec.metrics.items()
+        if name.startswith("dice_")
     )
     return (
         "<h2>How good the lung mask is</h2><table><caption>Mean Dice on test patients, 95 % "

@@ -18,7 +18,7 @@ const FADED = 0.4; // of the opacity, for a finding below its threshold or not s
 const START = {
   mode: "none", layout: "pair", label: 0, point: 0, margin: 0.08,
   outline: true, heat: true, opacity: 0.5, level: 0.5, width: 1, invert: false,
-  zoom: 1, x: 0, y: 0, fix: false, tool: "add", cross: null, box: null,
+  zoom: 1, x: 0, y: 0, fix: false, tool: "add", cross: null, crossShown: false, corner: null, box: null,
 };
 const VIEW = ["zoom", "x", "y", "level", "width", "invert", "opacity", "outline", "heat"];
 
@@ -30,6 +30,8 @@ let panes = []; // {box, canvas, title, spec}
 let active = 0; // the pane last pointed at
 let grey = null; // the X-ray's grey levels as last resampled, with the key they are for
 let busy = false; // an answer from the server is under way, so numbers are stale
+let asked = null; // what that answer will change: "all" or "loose"
+let hasChosen = false; // the reader has chosen a finding, which then stays from image to image
 
 // ---- What comes from the server ----------------------------------------------------------------
 
@@ -57,16 +59,18 @@ async function receive() {
   const map = merged.lungs ? await readLevels(merged.lungs.levels) : null;
   if (turn !== turns) return; // overtaken by a later one, which holds all of this
   if (isNew) {
-    Object.assign(view, { zoom: 1, x: 0, y: 0, level: 0.5, width: 1, invert: false, box: null, fix: false });
+    Object.assign(view, { zoom: 1, x: 0, y: 0, level: 0.5, width: 1, invert: false, corner: null, box: null, fix: false });
     view.cross = [sent.image.width / 2, sent.image.height / 2];
     grey = null;
   }
+  const isFirstReading = merged.maskings && (isNew || !data.maskings);
   data = merged;
   picture = image;
   levels = map;
   busy = Boolean(data.stage);
   const loose = data.maskings && data.maskings.loose;
   if (loose) view.margin = loose.margin;
+  if (isFirstReading && !hasChosen) view.label = Math.max(0, data.labels.findIndex((_, i) => called(view.mode, i)));
   refresh();
   if (data.maskings && !data.probes) announce();
 }
@@ -92,10 +96,12 @@ async function readLevels(url) {
   return lastLevels.map;
 }
 
-function ask(event, detail) {
-  if (busy || !data) return;
+// `changes` says which numbers the answer will replace.
+function ask(event, detail, changes = "all") {
+  if (busy || !data || data.stage) return;
   busy = true;
-  trigger(event, detail || {});
+  asked = changes;
+  trigger(event, { ...detail, study: data.study });
   refresh();
 }
 
@@ -116,9 +122,8 @@ function refresh() {
 
 function wanted() {
   const reading = (mode) => data && data.maskings && data.maskings[mode];
-  const name = data && data.labels ? data.labels[view.label].name : "";
-  const value = (mode, i) => (reading(mode) ? ` ${reading(mode).findings[i].p.toFixed(2)}` : "");
-  const method = (reading(view.mode) || {}).method || "Heat";
+  const value = (mode, i) => (reading(mode) ? ` · ${data.labels[i].name} ${reading(mode).findings[i].p.toFixed(2)}` : "");
+  const method = (reading(view.mode) || { method: "No heat" }).method;
   const difference = (mode) => {
     if (mode === "none" || !reading(mode) || !reading("none")) return "";
     const by = reading(mode).findings[view.label].p - reading("none").findings[view.label].p;
@@ -126,18 +131,17 @@ function wanted() {
   };
   if (view.layout === "compare") {
     return MODES.map((mode) => ({
-      mode, masked: true, heat: view.label, title: `masking ${mode} · ${name}${value(mode, view.label)}${difference(mode)}`,
+      mode, masked: true, heat: view.label, title: `${mode}${value(mode, view.label)}${difference(mode)}`,
     }));
   }
   if (view.layout === "grid" && data && data.labels) {
-    return data.labels.map((label, i) => ({
-      mode: view.mode, masked: false, heat: i, title: `${label.name}${value(view.mode, i)}`,
-    }));
+    const plain = { mode: view.mode, masked: true, heat: null, title: `masking ${view.mode}` };
+    return [plain, ...data.labels.map((_, i) => ({ mode: view.mode, masked: false, heat: i, title: `${method}${value(view.mode, i)}` }))];
   }
   return [
     { mode: view.mode, masked: true, heat: null, title: `Lung mask · masking ${view.mode}` },
     { mode: view.mode, masked: false, heat: view.label,
-      title: `${method} · ${name}${value(view.mode, view.label)} · masking ${view.mode}` },
+      title: `${method}${value(view.mode, view.label)} · masking ${view.mode}` },
   ];
 }
 
@@ -238,9 +242,12 @@ function compose(spec, width, height, at) {
         continue;
       }
       const value = Math.min(1, sample(heat.cells, heat.columns, hx, hy, x, y) / data.peak);
-      const colour = 3 * Math.round(255 * value);
+      const low = Math.min(254, Math.floor(255 * value)), part = 255 * value - low;
       const alpha = opacity * value;
-      for (let c = 0; c < 3; c++) pixels[i + c] = Math.round(g + alpha * (data.colours[colour + c] - g));
+      for (let c = 0; c < 3; c++) {
+        const below = data.colours[3 * low + c], over = data.colours[3 * low + 3 + c];
+        pixels[i + c] = Math.round(g + alpha * (below + part * (over - below) - g));
+      }
     }
   }
   return out;
@@ -403,7 +410,7 @@ function showFindings() {
     line.children[i].textContent = other ? `${mode} ${value(other).toFixed(2)}` : "";
     line.children[i].toggleAttribute("data-chosen", mode === view.mode);
   });
-  const isStale = busy && (data.busyWith === "all" || view.mode === "loose");
+  const isStale = busy && (asked === "all" || view.mode === "loose");
   reading.findings.forEach((finding, i) => {
     const row = rows.children[i];
     const word = finding.proven ? verdict(finding).split(" ")[0] : "unproven";
@@ -440,7 +447,7 @@ function buildRows(rows) {
     const bar = make("span", "cxv-track");
     bar.append(make("i"), make("u"));
     row.append(line, bar, compared());
-    row.addEventListener("click", () => { view.label = i; refresh(); });
+    row.addEventListener("click", () => choose(i));
     rows.append(row);
   });
   const last = make("div", "cxv-row cxv-derived");
@@ -473,7 +480,7 @@ function showPoints(reading) {
 }
 
 function whyNothing() {
-  if (!data) return "";
+  if (!data) return "No image yet.";
   if (data.stage) return data.stage;
   if (data.withheld) return "No number is shown for this image.";
   return `No finding is shown for masking ${view.mode}. ${view.mode !== "none" && !data.lungs ? "There is no lung mask." : "There is no classifier for it."}`;
@@ -489,9 +496,10 @@ function showDoubts() {
   list.append(...doubts.map((text) => make("li", "", text)));
   box.replaceChildren(make("strong", "", head), list);
   if (data.withheld && !data.stage) {
-    const button = make("button", "cxv-accept", "Show the numbers anyway");
+    const button = make("button", "cxv-accept", "Show the numbers anyway ");
     button.type = "button";
-    button.addEventListener("click", () => ask("accept_anyway"));
+    button.append(make("kbd", "", "Y"));
+    button.addEventListener("click", actions.accept);
     box.append(button);
   }
 }
@@ -504,7 +512,7 @@ function showLooks(reading) {
     lines.push(share === null ? `There is no heat for ${name}.` : `${Math.round(100 * share)} % of the heat for ${name} lies in the lungs.`);
     const probes = data.probes;
     if (probes && probes.outside && data.maskings.none) {
-      lines.push(`Probe, no finding: with the lungs blacked out, the weights for none still say ${probes.outside[view.label].toFixed(2)} (whole image ${data.maskings.none.findings[view.label].p.toFixed(2)}). What stays does not come from the lungs.`);
+      lines.push(`Outside-lung probe, not a finding: with the lungs blacked out, masking none gives ${probes.outside[view.label].toFixed(2)} (whole image ${data.maskings.none.findings[view.label].p.toFixed(2)}). That part does not come from the lungs.`);
     }
   }
   find(".cxv-looks").textContent = lines.join(" ");
@@ -609,7 +617,7 @@ function listen(pane) {
       pointers.set(event.pointerId, event);
       drag.moved = true;
       drag.kind = "pinch";
-      return zoomAt(pane, spread(pointers) / before, event);
+      return zoomAt(pane, spread(pointers) / before, middle(pointers));
     }
     pointers.set(event.pointerId, event);
     const dx = event.clientX - drag.x, dy = event.clientY - drag.y;
@@ -642,6 +650,11 @@ function spread(pointers) {
   return Math.max(1, Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY));
 }
 
+function middle(pointers) {
+  const [a, b] = [...pointers.values()];
+  return { clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2 };
+}
+
 function inside(x0, y0, x1, y1) {
   const { width, height } = data.image;
   return [bounded(x0, 0, width), bounded(y0, 0, height), bounded(x1, 0, width), bounded(y1, 0, height)];
@@ -651,7 +664,6 @@ const toNative = (value, axisIndex) => value * (data.image.native[axisIndex] / (
 
 function askClick([u, v], add) {
   if (u < 0 || v < 0 || u > data.image.width || v > data.image.height) return;
-  data.busyWith = "all";
   ask("mask_prompt", { kind: "click", x: toNative(u, 0), y: toNative(v, 1), add });
 }
 
@@ -659,7 +671,6 @@ function askBox() {
   const [x0, y0, x1, y1] = view.box;
   view.box = null;
   if (x1 - x0 < 4 || y1 - y0 < 4) return refresh();
-  data.busyWith = "all";
   ask("mask_prompt", { kind: "box", x0: toNative(x0, 0), y0: toNative(y0, 1), x1: toNative(x1, 0), y1: toNative(y1, 1) });
 }
 
@@ -672,8 +683,7 @@ function setMargin(percent, wait) {
   const send = () => {
     if (busy) { marginTimer = setTimeout(send, 150); return; }
     if (Math.abs(view.margin - data.maskings.loose.margin) < 0.001) return;
-    data.busyWith = "loose";
-    ask("margin_changed", { margin: view.margin });
+    ask("margin_changed", { margin: view.margin }, "loose");
   };
   marginTimer = setTimeout(send, wait);
 }
@@ -684,6 +694,7 @@ const actions = {
   help: () => find(".cxv-help").showModal(),
   undo: () => ask("mask_undo"),
   automatic: () => ask("mask_reset"),
+  accept: () => { if (data && data.withheld) ask("accept_anyway"); },
 };
 
 root.addEventListener("click", (event) => {
@@ -692,12 +703,9 @@ root.addEventListener("click", (event) => {
   const { mode, layout, tool, toggle } = button.dataset;
   if (mode) view.mode = mode;
   if (layout) view.layout = layout;
-  if (tool) view.tool = tool;
+  if (tool) setTool(tool);
   if (toggle && (data || toggle !== "fix")) view[toggle] = !view[toggle];
-  if (button.dataset.do) {
-    if (["undo", "automatic"].includes(button.dataset.do) && data) data.busyWith = "all";
-    actions[button.dataset.do]();
-  }
+  if (button.dataset.do) actions[button.dataset.do]();
   refresh();
 });
 
@@ -710,7 +718,12 @@ all("[data-slide]").forEach((slide) => {
 });
 find("[data-point]").addEventListener("change", (event) => change({ point: event.target.selectedIndex }));
 
-const step = (by) => () => data && data.labels && change({ label: (view.label + by + data.labels.length) % data.labels.length });
+function choose(label) {
+  hasChosen = true;
+  change({ label });
+}
+
+const step = (by) => () => data && data.labels && choose((view.label + by + data.labels.length) % data.labels.length);
 const keys = {
   1: () => { view.mode = "none"; refresh(); },
   2: () => { view.mode = "loose"; refresh(); },
@@ -721,7 +734,15 @@ const keys = {
   m: () => { view.outline = !view.outline; refresh(); },
   h: () => { view.heat = !view.heat; refresh(); },
   i: () => change({ invert: !view.invert }),
-  f: () => change({ fix: !view.fix, crossShown: true }),
+  f: () => {
+    change({ fix: !view.fix, crossShown: true });
+    find(".cxv-panes").focus(); // so that Enter sets the cross, whatever button had the focus
+  },
+  p: () => {
+    const select = find("[data-point]");
+    if (!select.hidden) change({ point: (select.selectedIndex + 1) % select.options.length });
+  },
+  y: actions.accept,
   r: actions.reset, s: actions.save, "?": actions.help,
   o: () => document.querySelector(".cxr-open input[type=file]")?.click(),
   "[": () => setMargin(Math.round(view.margin * 100) - 1, 500),
@@ -732,11 +753,15 @@ const keys = {
   ArrowUp: step(-1), ArrowDown: step(1),
 };
 const fixKeys = {
-  a: () => change({ tool: "add" }), d: () => change({ tool: "remove" }), b: () => change({ tool: "box" }),
-  z: () => { data.busyWith = "all"; actions.undo(); }, Escape: () => change({ fix: false, box: null }),
+  a: () => setTool("add"), d: () => setTool("remove"), b: () => setTool("box"),
+  z: actions.undo, x: actions.automatic, Escape: () => change({ fix: false, corner: null, box: null }),
   Enter: () => setCross(),
   ArrowUp: () => moveCross(0, -1), ArrowDown: () => moveCross(0, 1), ArrowLeft: () => moveCross(-1, 0), ArrowRight: () => moveCross(1, 0),
 };
+
+function setTool(tool) {
+  change({ tool, corner: null, box: null });
+}
 
 function moveCross(dx, dy) {
   const pace = Math.max(data.image.width, data.image.height) / 100;
@@ -776,8 +801,8 @@ document.addEventListener("keydown", (event) => {
 // A file may be dropped anywhere: it is handed to the drop zone.
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
-  if (event.target.closest?.(".cxr-drop, input[type=file]") || root.offsetParent === null) return;
-  event.preventDefault();
+  event.preventDefault(); // or the browser would leave the page for the file
+  if (root.offsetParent === null) return; // another tab is open, with a drop zone of its own
   const input = document.querySelector(".cxr-open input[type=file]");
   if (!input || !event.dataTransfer.files.length) return;
   input.files = event.dataTransfer.files;

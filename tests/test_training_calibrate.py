@@ -1,0 +1,198 @@
+"""Calibration and operating points, and the command that gives published weights new ones."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import findings_spec, tiny_classifier
+from test_training_evaluate import outputs
+
+from cxrdemo.checkpoints import CheckpointStore, LabelSpec, Sample
+from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.results import MaskingMode
+from training import calibrate as command
+from training import evaluate
+from training.__main__ import main
+from training.calibrate import MIN_CASES, WORSE_THAN_CHANCE, calibrate, with_figures
+from training.cards import make_card
+from training.data import DataError
+from training.evaluate import Outputs, probabilities
+
+
+def backwards(data: Outputs) -> Outputs:
+    return replace(data, scores=replace(data.scores, logits=-data.scores.logits))
+
+
+def test_calibration_brings_probabilities_to_the_prevalence() -> None:
+    data = outputs(n=400)
+    labels = calibrate(data)
+    found = probabilities(data.scores, labels)
+    np.testing.assert_allclose(found.mean(axis=0), data.scores.labels.mean(axis=0), atol=0.02)
+    for column, label in enumerate(labels):
+        called = found[:, column] >= label.threshold
+        truth = data.scores.labels[:, column]
+        youden = called[truth].mean() - called[~truth].mean()
+        for other in np.linspace(0.02, 0.98, 30):
+            called = found[:, column] >= other
+            assert called[truth].mean() - called[~truth].mean() <= youden + 1e-9
+
+
+def test_a_temperature_keeps_even_odds_and_the_order() -> None:
+    data = outputs(n=400)
+    # Four times too sure: the temperature takes it back.
+    sure = replace(data, scores=replace(data.scores, logits=4 * data.scores.logits))
+    for label, reference in zip(
+        calibrate(sure, method="temperature"), calibrate(data, method="temperature"), strict=True
+    ):
+        assert label.offset == 0.0
+        assert label.scale == pytest.approx(reference.scale / 4, rel=1e-3)
+    before, after = (
+        evaluate.classifier_figures(sure, labels, resamples=5)
+        for labels in (
+            [LabelSpec(key, 1.0, 0.0, 0.5, "") for key in FINDING_KEYS],
+            calibrate(sure, method="temperature"),
+        )
+    )
+    assert after["brier_macro"].value < before["brier_macro"].value
+    assert after["auroc_macro"].value == before["auroc_macro"].value
+
+
+def test_the_other_operating_points_keep_what_they_promise_on_the_patients_they_are_from() -> None:
+    data = outputs(n=400)
+    labels = calibrate(data)
+    found = probabilities(data.scores, labels)
+    for column, label in enumerate(labels):
+        truth, p = data.scores.labels[:, column], found[:, column]
+        assert [point.name for point in label.points] == [
+            "balanced",
+            "high sensitivity",
+            "high specificity",
+        ]
+        _, sensitive, specific = label.points
+        assert (p[truth] >= sensitive.threshold).mean() >= 0.9
+        assert (p[~truth] < specific.threshold).mean() >= 0.9
+        # The next threshold on the other side would break the promise.
+        assert (p[truth] > sensitive.threshold).mean() < 0.9
+        below = p[p < specific.threshold].max()
+        assert (p[~truth] < below).mean() < 0.9
+
+
+def test_unknown_labels_take_no_part() -> None:
+    data = outputs(n=400)
+    known = data.known.copy()
+    known[::3] = False
+    partly = calibrate(replace(data, known=known))
+    rest = np.arange(400) % 3 != 0
+    assert partly == calibrate(data.subset(rest))
+    assert partly != calibrate(data)
+
+
+def test_too_few_labels_are_refused_by_name() -> None:
+    data = outputs(n=80)
+    labels = data.scores.labels.copy()
+    labels[:, 3] = False
+    labels[: MIN_CASES - 1, 3] = True
+    few = replace(data, scores=replace(data.scores, labels=labels))
+    with pytest.raises(DataError, match="Edema has 7 positive and 73 negative validation images"):
+        calibrate(few)
+
+
+def test_a_finding_ranked_worse_than_chance_is_refused_or_marked() -> None:
+    data = outputs(n=200)
+    with pytest.raises(DataError, match="worse than chance"):
+        calibrate(backwards(data))
+    kept = calibrate(backwards(data), lenient=True)
+    assert [(label.scale, label.offset, label.rule) for label in kept] == [
+        (1.0, 0.0, WORSE_THAN_CHANCE)
+    ] * 5
+    logits = data.scores.logits.copy()
+    logits[:, 1] *= -1
+    one = calibrate(replace(data, scores=replace(data.scores, logits=logits)), lenient=True)
+    assert [label.rule == WORSE_THAN_CHANCE for label in one] == [k == 1 for k in range(5)]
+
+
+def test_every_figure_of_a_spec_is_from_test_patients() -> None:
+    val, test = outputs(n=200, seed=1), outputs(n=120, seed=2)
+    normal = np.arange(120) < 20
+    test = replace(test, scores=replace(test.scores, rsna_normal=normal))
+    labels = calibrate(val)
+    spec = with_figures(findings_spec(MaskingMode.TIGHT), labels, test, resamples=30)
+    found = probabilities(test.scores, labels)
+    for column, label in enumerate(spec.labels):
+        truth = test.scores.labels[:, column]
+        for point in label.points:
+            called = found[:, column] >= point.threshold
+            assert point.sensitivity is not None
+            assert point.specificity is not None
+            assert point.sensitivity.value == pytest.approx(called[truth].mean())
+            assert point.specificity.value == pytest.approx((~called[~truth]).mean())
+            assert (point.sensitivity.n, point.specificity.n) == (truth.sum(), (~truth).sum())
+    assert spec.metrics["auroc_macro"].n == 120
+    assert spec.metrics["auroc_macro_without_rsna_normal"].n == 100
+    assert not [name for name in spec.metrics if name.startswith(("images", "cam", "sens"))]
+    labels_without = test.scores.labels.copy()
+    labels_without[:, 0] = False
+    empty = replace(test, scores=replace(test.scores, labels=labels_without))
+    with pytest.raises(DataError, match="Mass has 0 positive"):
+        with_figures(findings_spec(MaskingMode.TIGHT), labels, empty, resamples=5)
+
+
+def test_published_weights_get_new_figures_and_stay_as_they_are(
+    phantom_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = {"train": Sample("elsewhere", 7, 6)}
+    specs = tuple(replace(findings_spec(mode), samples=train) for mode in MaskingMode)
+    CheckpointStore(tmp_path, specs).save()
+    classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
+    for spec, classifier in zip(specs, classifiers.values(), strict=True):
+        classifier.spec = spec
+    monkeypatch.setattr(command, "load_classifiers", lambda _: classifiers)
+    drawn = iter([outputs(n=200, seed=1), outputs(n=120, seed=2)] * 2)
+    monkeypatch.setattr(command, "run_classifier", lambda *_: next(drawn))
+    arguments = ["calibrate", "--data", str(phantom_sets / "nih"), "--checkpoints", str(tmp_path)]
+    arguments += ["--resamples", "5", "--masking", "loose"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("bare sigmoid") == 2 * 6
+    none, loose, tight = CheckpointStore.open(tmp_path).specs
+    assert (none, tight) == (specs[0], specs[2])
+    assert loose.sha256 == specs[1].sha256
+    assert loose.labels[0].scale != specs[1].labels[0].scale
+    assert loose.samples["train"] == train["train"]
+    assert loose.samples["val"] == Sample(
+        "nih", 12, 12, dict.fromkeys((*FINDING_KEYS, "No_Finding"), 2)
+    )
+    assert [path.name for path in tmp_path.glob("*.md")] == [f"{loose.name}.md"]
+    assert (tmp_path / f"{loose.name}.md").read_text(encoding="utf-8") == make_card(loose)
+    json.loads((tmp_path / "manifest.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_refused_calibration_changes_nothing(
+    phantom_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    CheckpointStore(tmp_path, tuple(findings_spec(mode) for mode in MaskingMode)).save()
+    before = (tmp_path / "manifest.json").read_bytes()
+    monkeypatch.setattr(
+        command,
+        "load_classifiers",
+        lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
+    )
+    out = ["--checkpoints", str(tmp_path), "--resamples", "5"]
+    for data, masking, message in (
+        ("nih", "none", "Mass has 2 positive and 10 negative validation images"),
+        ("nih", "tight", "lists no classifier for masking 'tight'"),
+        ("pretrain", "all", "no image of the split 'val'"),
+    ):
+        flags = ["--data", str(phantom_sets / data), "--masking", masking]
+        assert main(["calibrate", *flags, *out]) == 3
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert not list(tmp_path.glob("*.md"))

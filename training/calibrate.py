@@ -1,0 +1,317 @@
+"""Command `calibrate`: probabilities and thresholds of published classifiers, from a folder's own.
+
+Calibration and operating points come from the validation patients of --data, every figure from its
+test patients; manifest entry and card are written anew, the weights stay as they are. `publish`
+calibrates with the same functions.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_curve
+
+from cxrdemo.checkpoints import (
+    CheckpointSpec,
+    CheckpointStore,
+    Estimate,
+    LabelSpec,
+    OperatingPoint,
+)
+from cxrdemo.labels import FINDING_KEYS, display_name
+from cxrdemo.results import MaskingMode
+from training.cards import WITHOUT_RSNA_NORMAL, count_samples, write_cards
+from training.data import DataError, read_finding_index
+from training.evaluate import (
+    RESAMPLES,
+    Outputs,
+    classifier_figures,
+    load_classifiers,
+    ranking_figures,
+    run_classifier,
+)
+
+THRESHOLD_RULE: Final = "largest sensitivity + specificity on the validation patients"
+HIGH_RATE: Final = 0.9
+SLOPE_PRIOR: Final = 0.5
+MIN_CASES: Final = 8
+"""Fewer positives or negatives say nothing of a threshold that keeps nine in ten of them."""
+
+WORSE_THAN_CHANCE: Final = "0.5; not calibrated: ranked worse than chance on validation"
+CARD_MEASURES: Final = ("auroc", "ap", "ece_raw", "ece", "brier_raw", "brier")
+
+Column = tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""Logits and truth of one finding, over the images whose label is known."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, images/")
+    parser.add_argument("--masks", type=Path, help="lung masks of --data, for loose and tight")
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument(
+        "--masking",
+        choices=[*(str(mode) for mode in MaskingMode), "all"],
+        default="all",
+        help="which classifiers (default: every one that the folder lists)",
+    )
+    add_method_argument(parser)
+    parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
+
+
+def add_method_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares the flag that `publish` has too."""
+    parser.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        default="platt",
+        help="platt: slope and offset per finding; temperature: slope alone (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Calibrates anew and prints the errors before and after."""
+    cases = read_finding_index(args.data)
+    for split in ("val", "test"):
+        if not any(case.split == split for case in cases):
+            raise DataError(
+                f"{args.data / 'index.csv'} lists no image of the split {split!r}. Calibration "
+                "needs patients to fit on (val) and others to measure on (test)."
+            )
+    samples = count_samples(args.data, cases)
+    measured: dict[str, CheckpointSpec] = {}
+    for mode, classifier in load_classifiers(args.checkpoints).items():
+        if args.masking not in (str(mode), "all"):
+            continue
+        val, test = (
+            run_classifier(classifier, [c for c in cases if c.split == split], args.masks)
+            for split in ("val", "test")
+        )
+        spec = classifier.spec
+        labels = calibrate(val, method=args.method)
+        new = with_figures(spec, labels, test, resamples=args.resamples)
+        old = classifier_figures(test, spec.labels, resamples=args.resamples)
+        _print_errors(spec.name, old, new.metrics)
+        # The training patients stay those of the weights, whatever the folder holds.
+        kept = {split: s for split, s in spec.samples.items() if split == "train"}
+        measured[spec.name] = replace(
+            new, samples=kept | {split: samples[split] for split in ("val", "test")}
+        )
+    if not measured:
+        raise DataError(f"{args.checkpoints} lists no classifier for masking {args.masking!r}.")
+    store = CheckpointStore.open(args.checkpoints)
+    # Only now: what was refused above leaves the folder as it was.
+    store = replace(store, specs=tuple(measured.get(spec.name, spec) for spec in store.specs))
+    store.save()
+    write_cards(replace(store, specs=tuple(measured.values())))
+
+
+def calibrate(
+    outputs: Outputs, *, method: str = "platt", lenient: bool = False
+) -> tuple[LabelSpec, ...]:
+    """Calibration and operating points per finding, from validation patients.
+
+    A finding with a dozen positives says little about its own slope. Each slope is therefore drawn
+    towards the one that suits all findings together, by a Gaussian prior of `SLOPE_PRIOR` times
+    that slope. A finding ranked so much worse than chance that its slope turns negative against
+    the prior is refused.
+
+    Args:
+        outputs: On validation patients.
+        method: A key of `METHODS`.
+        lenient: Keep such a finding, uncalibrated and marked so, for experiments.
+
+    Raises:
+        DataError: Naming such a finding, or one with too few known labels.
+    """
+    columns = []
+    for k, key in enumerate(FINDING_KEYS):
+        seen = outputs.known[:, k]
+        truth = outputs.scores.labels[seen, k]
+        positives, negatives = int(truth.sum()), int((~truth).sum())
+        if min(positives, negatives) < MIN_CASES:
+            raise DataError(
+                f"{key} has {positives} positive and {negatives} negative validation images; "
+                f"calibration needs {MIN_CASES} of each. Give more patients to the split 'val'."
+            )
+        columns.append((outputs.scores.logits[seen, k], truth))
+    fit, shared_slope = METHODS[method]
+    shared = shared_slope(columns)
+    specs = []
+    for key, column in zip(FINDING_KEYS, columns, strict=True):
+        scale, offset = fit(*column, shared) if shared > 0 else (shared, 0.0)
+        if scale > 0:
+            specs.append(_label_spec(key, column, scale, offset))
+        elif lenient:
+            specs.append(LabelSpec(key, 1.0, 0.0, 0.5, WORSE_THAN_CHANCE))
+        else:
+            raise DataError(f"{key} is ranked worse than chance on validation: not published.")
+    return tuple(specs)
+
+
+def with_figures(
+    spec: CheckpointSpec,
+    labels: Sequence[LabelSpec],
+    test: Outputs,
+    *,
+    resamples: int | None = None,
+) -> CheckpointSpec:
+    """A spec with new calibration, and every figure of it measured on test patients.
+
+    Raises:
+        DataError: If a finding has no positive or no negative test image.
+    """
+    figures = classifier_figures(test, labels, resamples=resamples)
+    for k, key in enumerate(FINDING_KEYS):
+        truth = test.scores.labels[test.known[:, k], k]
+        if truth.all() or not truth.any():
+            raise DataError(
+                f"{key} has {int(truth.sum())} positive and {int((~truth).sum())} negative test "
+                "images: nothing can be measured. Give patients of both kinds to the split 'test'."
+            )
+    metrics = {
+        name: figure
+        for name, figure in figures.items()
+        if name.startswith(tuple(f"{measure}_" for measure in CARD_MEASURES))
+    }
+    clean = ~test.scores.rsna_normal
+    if not clean.all():
+        metrics |= {
+            f"{name}{WITHOUT_RSNA_NORMAL}": figure
+            for name, figure in ranking_figures(
+                test.subset(clean), labels, resamples=resamples
+            ).items()
+        }
+    measured = tuple(_with_rates(label, figures) for label in labels)
+    return replace(spec, labels=measured, metrics=metrics)
+
+
+def _with_rates(label: LabelSpec, figures: Mapping[str, Estimate]) -> LabelSpec:
+    others = tuple(
+        replace(
+            point,
+            sensitivity=figures[f"sensitivity at {point.name}_{label.key}"],
+            specificity=figures[f"specificity at {point.name}_{label.key}"],
+        )
+        for point in label.others
+    )
+    return replace(
+        label,
+        sensitivity=figures[f"sensitivity_{label.key}"],
+        specificity=figures[f"specificity_{label.key}"],
+        others=others,
+    )
+
+
+def _label_spec(key: str, column: Column, scale: float, offset: float) -> LabelSpec:
+    """The calibration of one finding and its three operating points."""
+    logit, truth = column
+    probability = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
+    false_rate, true_rate, thresholds = roc_curve(truth, probability, drop_intermediate=False)
+    # The first point of the curve calls nothing positive and has an infinite threshold.
+    best = 1 + int(np.argmax((true_rate - false_rate)[1:]))
+    sensitive = int(np.argmax(true_rate >= HIGH_RATE))
+    specific = max(1, int(np.flatnonzero(1 - false_rate >= HIGH_RATE)[-1]))
+    others = tuple(
+        OperatingPoint(f"high {rate}", float(thresholds[at]), _high_rule(rate, bound))
+        for rate, bound, at in (
+            ("sensitivity", "highest", sensitive),
+            ("specificity", "lowest", specific),
+        )
+    )
+    return LabelSpec(key, scale, offset, float(thresholds[best]), THRESHOLD_RULE, others=others)
+
+
+def _high_rule(rate: str, bound: str) -> str:
+    return f"the {bound} threshold with a {rate} of {HIGH_RATE:.0%} on the validation patients"
+
+
+def _platt(
+    logit: NDArray[np.float64], truth: NDArray[np.bool_], prior: float
+) -> tuple[float, float]:
+    """Slope and offset of largest posterior."""
+
+    def loss(values: NDArray[np.float64]) -> float:
+        return _negative_log_posterior(values[0], values[1], logit, truth, prior)
+
+    scale, offset = minimize(loss, np.array([prior, 0.0]), method="Nelder-Mead").x
+    return float(scale), float(offset)
+
+
+def _temperature(
+    logit: NDArray[np.float64], truth: NDArray[np.bool_], prior: float
+) -> tuple[float, float]:
+    """Slope (1 / temperature) of largest posterior; no offset."""
+
+    def loss(values: NDArray[np.float64]) -> float:
+        return _negative_log_posterior(values[0], 0.0, logit, truth, prior)
+
+    return float(minimize(loss, np.array([prior]), method="Nelder-Mead").x[0]), 0.0
+
+
+def _negative_log_posterior(
+    scale: float,
+    offset: float,
+    logit: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    prior: float,
+) -> float:
+    score = scale * logit + offset
+    likelihood = (np.logaddexp(0.0, score) - truth * score).sum()
+    return float(likelihood + 0.5 * ((scale - prior) / (SLOPE_PRIOR * prior)) ** 2)
+
+
+def _slope_with_offsets(columns: Sequence[Column]) -> float:
+    """One slope for all findings, each with its own offset."""
+    each = np.eye(len(columns))
+    design = np.concatenate(
+        [
+            np.column_stack([logit, np.repeat(each[i : i + 1], len(logit), axis=0)])
+            for i, (logit, _) in enumerate(columns)
+        ]
+    )
+    return _logistic_slope(design, columns)
+
+
+def _slope_alone(columns: Sequence[Column]) -> float:
+    """One slope for all findings."""
+    return _logistic_slope(np.concatenate([logit for logit, _ in columns])[:, None], columns)
+
+
+def _logistic_slope(design: NDArray[np.float64], columns: Sequence[Column]) -> float:
+    truth = np.concatenate([truth for _, truth in columns])
+    fit = LogisticRegression(C=100.0, fit_intercept=False, max_iter=1000).fit(design, truth)
+    return float(fit.coef_[0, 0])
+
+
+METHODS: Final[
+    Mapping[
+        str,
+        tuple[
+            Callable[[NDArray[np.float64], NDArray[np.bool_], float], tuple[float, float]],
+            Callable[[Sequence[Column]], float],
+        ],
+    ]
+] = {"platt": (_platt, _slope_with_offsets), "temperature": (_temperature, _slope_alone)}
+"""How one finding is fitted, and the slope of all together that it is drawn towards."""
+
+
+def _print_errors(name: str, before: Mapping[str, Estimate], after: Mapping[str, Estimate]) -> None:
+    print(f"{name}: test patients, 95 % intervals over patients")
+    for key in (*FINDING_KEYS, "macro"):
+        for measure, words in (("ece", "ECE"), ("brier", "Brier")):
+            figures = (
+                ("bare sigmoid", before[f"{measure}_raw_{key}"]),
+                ("before", before[f"{measure}_{key}"]),
+                ("after", after[f"{measure}_{key}"]),
+            )
+            cells = "; ".join(
+                f"{word} {f.value:.3f} ({f.low:.3f} to {f.high:.3f})" for word, f in figures
+            )
+            print(f"  {display_name(key)} {words}, n={figures[0][1].n}: {cells}")
