@@ -90,9 +90,7 @@ def compile_part(
 
     folder = cache_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
-    libraries = "-".join(
-        f"{name}{version(name)}" for name in ("openvino", "torch", "torchvision", "timm")
-    )
+    libraries = "-".join(f"{name}{version(name)}" for name in _LIBRARIES)
     path = folder / f"{key}-{input_hw[0]}x{input_hw[1]}-{libraries}.xml"
     with _converting:
         if not path.exists():
