@@ -12,19 +12,18 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pytorch_grad_cam import EigenCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
-from pytorch_grad_cam.base_cam import BaseCAM
 
 from cxrdemo.classifier import Evidence, FindingClassifier, head_gradients
 from cxrdemo.results import GRAD_CAM, METHODS, SaliencyMap
 
-PACKAGE_METHODS: Final[Mapping[str, type[BaseCAM]]] = {
-    "Grad-CAM++": GradCAMPlusPlus,
-    "HiResCAM": HiResCAM,
-    "Eigen-CAM": EigenCAM,
-    "Layer-CAM": LayerCAM,
+PACKAGE_METHODS: Final[Mapping[str, str]] = {
+    "Grad-CAM++": "GradCAMPlusPlus",
+    "HiResCAM": "HiResCAM",
+    "Eigen-CAM": "EigenCAM",
+    "Layer-CAM": "LayerCAM",
 }
-"""Served by the `grad-cam` package."""
+"""Served by the `grad-cam` package: names of its classes. It is imported where one of them is asked
+for, as that takes seconds and Grad-CAM itself does not need it."""
 
 
 def explain(
@@ -79,11 +78,15 @@ def _package_maps(
     classifier: FindingClassifier,
     activations: NDArray[np.float32],
     gradients: NDArray[np.float32],
-    method: type[BaseCAM],
+    class_name: str,
 ) -> list[NDArray[np.float32]]:
     """The package's maps before its per-map rescaling to 0..1."""
+    import pytorch_grad_cam
+
     _, height, width = activations.shape
-    cam = method(classifier.network, [])  # no layer to hook: its activations are known
+    cam = getattr(pytorch_grad_cam, class_name)(
+        classifier.network, []
+    )  # no layer to hook: its activations are known
     grids = []
     for row in gradients:
         spread = np.broadcast_to(row[:, None, None] / (height * width), activations.shape)

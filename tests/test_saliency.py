@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
 from fakes import findings_spec, noise_radiograph, tiny_classifier
-from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -69,7 +69,7 @@ def assert_parity(classifier: FindingClassifier, layer: torch.nn.Module, name: s
     images = torch.from_numpy(normalise(canvas, classifier.spec.inputs))[None]
     _, evidence = classifier.classify(pixels)
     maps = explain(classifier, evidence, method=name)
-    method = {"Grad-CAM": GradCAM, **PACKAGE_METHODS}[name]
+    method = getattr(pytorch_grad_cam, PACKAGE_METHODS.get(name, "GradCAM"))
     for index, ours in enumerate(maps):
         theirs = package_map(method, classifier, images, index, layer)
         scale = max(1.0, float(theirs.max()))
