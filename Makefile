@@ -1,18 +1,23 @@
 # make demo   the viewer on http://127.0.0.1:7860, in its own environment
 # make test   all tests
+# make bench  speed against references: a table, and benchmarks/results/*.json
 # make check  lint, types and tests, as before a commit
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test bench check lint types clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
 
 test: $(VENV)/development
 	$(BIN)/python -m pytest
+
+# Such as: make bench ROWS="--only analysis --repeats 3"
+bench: $(VENV)/benchmarks
+	$(BIN)/python -m benchmarks $(ROWS)
 
 check: lint types test
 
@@ -32,6 +37,10 @@ $(VENV)/runtime: requirements.txt
 
 $(VENV)/development: $(VENV)/runtime requirements-dev.txt training/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/benchmarks: $(VENV)/runtime benchmarks/requirements.txt training/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	touch $@
 
 clean:

@@ -199,14 +199,8 @@ def wrong_masks(seed: int) -> Iterator[tuple[str, Radiograph, LungMask]]:
     ragged[(grain > np.median(grain)) & (y > 0.2) & (y < 0.8)] = Side.RIGHT
     ragged[(ragged > 0) & (x > 0.5)] = Side.LEFT
     yield "mask: ragged", radiograph, _mask(ragged, parts=9, rating=0.7)
-    yield "mask: rated low", radiograph, _mask(_two_ellipses(x, y), parts=2, rating=0.5)
-
-
-def _two_ellipses(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.uint8]:
-    sides = np.zeros(x.shape, np.uint8)
-    for side, centre in ((Side.RIGHT, 0.3), (Side.LEFT, 0.7)):
-        sides[np.hypot((x - centre) / 0.14, (y - 0.5) / 0.3) < 1] = side
-    return sides
+    true = make_phantom(seed=seed, hw=_SIZE).lungs
+    yield "mask: right, but rated low", radiograph, _mask(true, parts=2, rating=0.5)
 
 
 def _mask(sides: NDArray[np.uint8], *, parts: int, rating: float) -> LungMask:

@@ -6,6 +6,8 @@ no fallback: what does not fit raises `CheckpointError`. A folder may lie on the
 its revision is named, and its files are checked against its manifest like any others.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json
@@ -13,10 +15,9 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import httpx2
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -27,12 +28,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import InputSpec
 from cxrdemo.results import MaskingMode
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST_NAME: Final = "manifest.json"
 MANIFEST_SCHEMA: Final = 1
@@ -378,6 +380,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: If the file cannot be read or holds anything but tensors.
     """
+    # Imported here, so that manifest and specs are read, and the page drawn, without it.
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         if path.suffix == ".safetensors":
             state: object = load_file(path)

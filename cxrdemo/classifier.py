@@ -9,6 +9,7 @@ published files load too, once the head has as many outputs as the spec has labe
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import numpy as np
@@ -173,8 +174,14 @@ class FindingClassifier:
     """Scores the findings on a masked image. Stateless between calls."""
 
     def __init__(
-        self, spec: CheckpointSpec, network: nn.Module, *, device: torch.device | str = "cpu"
+        self,
+        spec: CheckpointSpec,
+        network: nn.Module,
+        *,
+        device: torch.device | str = "cpu",
+        activations: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        """Takes a network, and what computes its activations where it does not do so itself."""
         if spec.masking is None or not spec.labels:
             raise CheckpointError(f"The checkpoint {spec.name} names no masking or no labels.")
         self.spec = spec
@@ -182,6 +189,7 @@ class FindingClassifier:
         self.labels = tuple(label.key for label in spec.labels)
         self._device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self._device)
+        self._activations = activations or partial(activations_of, self.network)
 
     @torch.inference_mode()
     def classify(self, pixels: NDArray[np.float32]) -> tuple[Findings, Evidence]:
@@ -195,7 +203,7 @@ class FindingClassifier:
         """
         canvas, placement = place(pixels, self.spec.inputs)
         images = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
-        activations = activations_of(self.network, images)
+        activations = self._activations(images)
         logits = logits_of(self.network, activations)[0].float().cpu().numpy()
         findings = Findings(
             labels=self.labels,

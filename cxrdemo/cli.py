@@ -13,7 +13,7 @@ import numpy as np
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import analysis_to_json, error_to_json, write_json
 from cxrdemo.masking import MAX_MARGIN
-from cxrdemo.results import GRAD_CAM, METHODS, MaskingMode
+from cxrdemo.results import ALL_MASKINGS, GRAD_CAM, METHODS, MaskingMode
 
 if TYPE_CHECKING:
     from cxrdemo.pipeline import Pipeline
@@ -57,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
         "--medsam", type=Path, help="stock MedSAM weights (medsam_vit_b.pth) for the lung mask"
     )
     models.add_argument("--device", default="cpu", help="cpu, or cuda where there is a GPU")
+    models.add_argument(
+        "--engine",
+        choices=("torch", "openvino"),
+        default="torch",
+        help="what computes; openvino is faster on the CPU and has to be installed "
+        "(default: %(default)s)",
+    )
 
     analyse = commands.add_parser("analyse", parents=[models], help="analyse image files")
     analyse.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -91,12 +98,14 @@ def _parser() -> argparse.ArgumentParser:
 def _analyse(args: argparse.Namespace) -> int:
     # Imported here so that --help answers at once.
     from cxrdemo.checkpoints import checkpoint_folder
-    from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+    from cxrdemo.pipeline import Pipeline
 
     maskings = ALL_MASKINGS if args.masking == "all" else (MaskingMode(args.masking),)
     names = _result_names(args.files)
     folder = checkpoint_folder(args.checkpoints)
-    pipeline = Pipeline.from_checkpoints(folder, medsam=args.medsam, device=args.device)
+    pipeline = Pipeline.from_checkpoints(
+        folder, medsam=args.medsam, device=args.device, engine=args.engine
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     failures = 0
     for path, name in zip(args.files, names, strict=True):
@@ -167,6 +176,7 @@ def _serve(args: argparse.Namespace) -> int:
         checkpoints=checkpoint_folder(args.checkpoints),
         medsam=args.medsam,
         device=args.device,
+        engine=args.engine,
         host=args.host,
         port=args.port,
     )

@@ -72,7 +72,7 @@ def write_examples(folder: Path) -> None:
         radiograph = draw_example(example).radiograph
         path = folder / example.name
         if path.suffix == ".dcm":
-            _make_dicom(radiograph, seed=example.seed).save_as(path, enforce_file_format=True)
+            make_dicom(radiograph, seed=example.seed).save_as(path, enforce_file_format=True)
         else:
             path.write_bytes(_encode(radiograph.pixels, path.suffix))
 
@@ -93,7 +93,7 @@ def _encode(pixels: NDArray[np.float32], suffix: str) -> bytes:
     return bytes(encoded)
 
 
-def _make_dicom(radiograph: Radiograph, *, seed: int) -> Dataset:
+def make_dicom(radiograph: Radiograph, *, seed: int) -> Dataset:
     """A digital X-ray (DX), MONOCHROME1, 12 bits stored, whose window shows the full range.
 
     The nobody in it is named SYNTHETIC^PHANTOM, and its identifiers follow from the seed.

@@ -8,7 +8,9 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -20,14 +22,16 @@ from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
-from cxrdemo.classifier import Evidence, FindingClassifier
+from cxrdemo.classifier import Evidence, FindingClassifier, activations_of
 from cxrdemo.devices import Precision
+from cxrdemo.engines import Engine, Part, compile_part, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, apply_mask, kept_region
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import (
+    ALL_MASKINGS,
     GRAD_CAM,
     Analysis,
     CheckpointUse,
@@ -41,16 +45,13 @@ from cxrdemo.results import (
     bounding_box,
 )
 from cxrdemo.saliency import explain
-from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
+from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts, SamNetwork
 
 Builder = TypeVar("Builder")
 OnCanvas = Callable[[Placement], NDArray[np.bool_] | None]
 
 BOX_MARGIN: Final = 0.03
 """Each side of a lung's box grows by this share of its size before MedSAM sees it."""
-
-ALL_MASKINGS: Final = tuple(MaskingMode)
-"""NONE, LOOSE and TIGHT, in the order in which they are always shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ class Pipeline:
         coarse: LungSegmenter | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
+        notes: Sequence[str] = (),
     ) -> None:
         """Takes loaded parts.
 
@@ -84,6 +86,7 @@ class Pipeline:
             coarse: Finds each lung's box for a segmenter whose spec asks for boxes.
             device: Where the parts are.
             precision: "bf16" runs the networks under autocast.
+            notes: Warnings about the set-up, repeated in every analysis.
 
         Raises:
             CheckpointError: If the segmenter needs boxes and nothing can give them.
@@ -98,6 +101,7 @@ class Pipeline:
         self._coarse = coarse
         self._device = torch.device(device)
         self._precision = precision
+        self._notes = tuple(notes)
         self._lock = threading.Lock()
 
     @classmethod
@@ -108,6 +112,8 @@ class Pipeline:
         medsam: Path | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
+        engine: Engine = "torch",
+        cache: Path | None = None,
     ) -> Self:
         """Loads what a checkpoint folder's manifest lists.
 
@@ -118,23 +124,34 @@ class Pipeline:
                 segmenter, which then finds the boxes for it.
             device: Where to run.
             precision: See the constructor.
+            engine: What computes. Where "openvino" cannot, PyTorch does, and every analysis says
+                so.
+            cache: Where "openvino" keeps converted networks; None takes `engines.cache_folder()`.
 
         Raises:
             CheckpointError: If a file is missing, altered or does not fit.
         """
         store = CheckpointStore.open(folder)
+        engine, note = usable_engine(engine, device)
+        loader = _Loader(store, device, precision, engine, cache)
         listed = store.lungs()
-        segmenter = None if listed is None else _load_segmenter(listed, store, device)
+        specs = {mode: spec for mode in ALL_MASKINGS if (spec := store.findings(mode))}
+        # Reading, hashing and widening the weights leave a core idle by turns.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            found = None if listed is None else pool.submit(loader.segmenter, listed)
+            parts = {mode: pool.submit(loader.classifier, spec) for mode, spec in specs.items()}
+            segmenter = None if found is None else found.result()
+            classifiers = {mode: part.result() for mode, part in parts.items()}
         coarse = None
         if medsam is not None:
-            coarse, segmenter = segmenter, _load_medsam(medsam, device)
-        specs = {mode: store.findings(mode) for mode in ALL_MASKINGS}
+            coarse, segmenter = segmenter, loader.medsam(medsam)
         return cls(
             segmenter,
-            {mode: _load_classifier(spec, store, device) for mode, spec in specs.items() if spec},
+            classifiers,
             coarse=coarse,
             device=device,
             precision=precision,
+            notes=[note] if note else [],
         )
 
     @property
@@ -151,6 +168,11 @@ class Pipeline:
     def is_complete(self) -> bool:
         """Whether there is a segmenter, and a classifier for every masking."""
         return self._segmenter is not None and len(self._classifiers) == len(ALL_MASKINGS)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the weights are there; they always are, see `ui.loading`."""
+        return True
 
     def find(self, radiograph: Radiograph) -> Found:
         """The lungs, and what is needed to correct them without another look at the image.
@@ -252,7 +274,7 @@ class Pipeline:
         if not maskings:
             raise ValueError("at least one masking must be asked for")
         clock: dict[str, float] = {}
-        warnings = list(radiograph.source.warnings)
+        warnings = [*radiograph.source.warnings, *self._notes]
         with self._lock, self._running():
             with _timed(clock, "lungs"):
                 lungs = self._lungs_or_warning(radiograph, lungs, warnings)
@@ -415,38 +437,64 @@ def _lung_boxes(lungs: LungMask) -> dict[Side, tuple[float, float, float, float]
     return boxes
 
 
-def _load_segmenter(
-    spec: CheckpointSpec, store: CheckpointStore, device: torch.device | str
-) -> LungSegmenter:
-    network = _builder(segmenter_room.ARCHITECTURES, spec)()
-    load_strictly(network, store.load(spec), spec.name)
-    return LungSegmenter(spec, network, device=device)
+@dataclass(frozen=True)
+class _Loader:
+    """Loads the parts of one pipeline."""
 
+    store: CheckpointStore
+    device: torch.device | str
+    precision: Precision
+    engine: Engine
+    cache: Path | None
 
-def _load_medsam(path: Path, device: torch.device | str) -> LungSegmenter:
-    """Stock MedSAM weights from outside the manifest: they need the lungs' boxes."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no MedSAM file {path.name}. Give the path to its .pth.")
-    spec = CheckpointSpec(
-        name=path.stem,
-        task="lungs",
-        architecture="sam-vit-b-1024",
-        file=path.name,
-        sha256=sha256_of(path),
-        inputs=MEDSAM_INPUT,
-        prompt="lung-boxes",
-    )
-    network = segmenter_room.build_vit_b()
-    load_strictly(network, read_weights(path), spec.name)
-    return LungSegmenter(spec, network, device=device)
+    def segmenter(self, spec: CheckpointSpec) -> LungSegmenter:
+        network = _builder(segmenter_room.ARCHITECTURES, spec)()
+        load_strictly(network, self.store.load(spec), spec.name)
+        return self._as_segmenter(spec, network)
 
+    def medsam(self, path: Path) -> LungSegmenter:
+        """Stock MedSAM weights from outside the manifest: they need the lungs' boxes."""
+        if not path.is_file():
+            raise CheckpointError(
+                f"There is no MedSAM file {path.name}. Give the path to its .pth."
+            )
+        spec = CheckpointSpec(
+            name=path.stem,
+            task="lungs",
+            architecture="sam-vit-b-1024",
+            file=path.name,
+            sha256=sha256_of(path),
+            inputs=MEDSAM_INPUT,
+            prompt="lung-boxes",
+        )
+        network = segmenter_room.build_vit_b()
+        load_strictly(network, read_weights(path), spec.name)
+        return self._as_segmenter(spec, network)
 
-def _load_classifier(
-    spec: CheckpointSpec, store: CheckpointStore, device: torch.device | str
-) -> FindingClassifier:
-    network = classifiers_room.build_network(spec.architecture, len(spec.labels))
-    load_strictly(network, store.load(spec), spec.name)
-    return FindingClassifier(spec, network, device=device)
+    def classifier(self, spec: CheckpointSpec) -> FindingClassifier:
+        network = classifiers_room.build_network(spec.architecture, len(spec.labels))
+        load_strictly(network, self.store.load(spec), spec.name)
+        network.to(memory_format=torch.channels_last)
+        part = self._compiled(spec, network, partial(activations_of, network))
+        return FindingClassifier(spec, network, device=self.device, activations=part)
+
+    def _as_segmenter(self, spec: CheckpointSpec, network: SamNetwork) -> LungSegmenter:
+        network.to(memory_format=torch.channels_last)
+        encode = self._compiled(spec, network, network.image_encoder)
+        return LungSegmenter(spec, network, device=self.device, encode=encode)
+
+    def _compiled(self, spec: CheckpointSpec, network: torch.nn.Module, part: Part) -> Part | None:
+        """What runs a part in PyTorch's place; None if PyTorch runs it."""
+        if self.engine == "torch":
+            return None
+        return compile_part(
+            part,
+            network.eval().requires_grad_(False),
+            input_hw=spec.inputs.hw,
+            key=f"{spec.architecture.replace('/', '-')}-{spec.sha256[:16]}",
+            precision=self.precision,
+            folder=self.cache,
+        )
 
 
 def _builder(registry: Mapping[str, Builder], spec: CheckpointSpec) -> Builder:

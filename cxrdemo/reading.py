@@ -297,11 +297,14 @@ def _read_raster(data: bytes) -> Radiograph:
         steps.append("Turned upright, as the file's orientation tag orders")
         if kind != "TIFF":  # there both decoders turn it themselves
             samples = _UPRIGHT[orientation](samples)
-    pixels = _to_grey(samples, steps, remarks)
+    pixels, colourfulness = _to_grey(samples, steps, remarks)
     if white_is_zero:
         pixels = 1.0 - pixels
         steps.append("Inverted, because the file stores white as zero")
-    return _radiograph(pixels, Source(kind, bit_depth, tuple(steps), warnings=tuple(remarks)))
+    source = Source(
+        kind, bit_depth, tuple(steps), warnings=tuple(remarks), colourfulness=colourfulness
+    )
+    return _radiograph(pixels, source)
 
 
 def _radiograph(
@@ -376,19 +379,21 @@ def _decode_deep_colour(data: bytes) -> NDArray[Any]:
     return samples
 
 
-def _to_grey(samples: NDArray[Any], steps: list[str], remarks: list[str]) -> NDArray[np.float32]:
-    """Samples of any kind as grey in 0..1, with the alpha laid over black."""
+def _to_grey(
+    samples: NDArray[Any], steps: list[str], remarks: list[str]
+) -> tuple[NDArray[np.float32], float]:
+    """Samples of any kind as grey in 0..1, with the alpha laid over black; and `colourfulness`."""
     channels = 1 if samples.ndim == 2 else samples.shape[2]
     alpha = None
     if channels in (2, 4):
         alpha = samples[..., -1].astype(np.float32) / np.iinfo(samples.dtype).max
         samples = samples[..., :-1]
     values = _to_unit(samples, steps, remarks)
-    grey = values if values.ndim == 2 else _luma(values, steps, remarks)
+    grey, colourfulness = (values, 0.0) if values.ndim == 2 else _luma(values, steps, remarks)
     if alpha is not None and alpha.min() < 1.0:
         grey *= alpha
         steps.append("Laid the transparent parts over black")
-    return grey
+    return grey, colourfulness
 
 
 def _to_unit(samples: NDArray[Any], steps: list[str], remarks: list[str]) -> NDArray[np.float32]:
@@ -418,19 +423,23 @@ def _min_max(
     return np.nan_to_num((wide - low) / (high - low)).astype(np.float32)
 
 
-def _luma(colour: NDArray[np.float32], steps: list[str], remarks: list[str]) -> NDArray[np.float32]:
+def _luma(
+    colour: NDArray[np.float32], steps: list[str], remarks: list[str]
+) -> tuple[NDArray[np.float32], float]:
+    """Grey from colour, 0..1, and `Source.colourfulness`."""
     if colour.shape[2] == 1:
-        return colour[..., 0]
+        return colour[..., 0], 0.0
     spread = colour.max(axis=2) - colour.min(axis=2)
     if not spread.any():
         steps.append("Took one of three equal colour channels")
-        return colour[..., 0]
-    if np.mean(spread > _COLOURED_SPREAD) > _COLOURED_SHARE:
+        return colour[..., 0], 0.0
+    colourfulness = float(np.mean(spread > _COLOURED_SPREAD))
+    if colourfulness > _COLOURED_SHARE:
         remarks.append("This looks like a colour photograph, not an X-ray.")
     steps.append("Converted colour to grey by the ITU-R 601 luma")
     # The weights sum to one, but not after rounding.
     grey: NDArray[np.float32] = np.clip(colour @ _LUMA, 0.0, 1.0)
-    return grey
+    return grey, colourfulness
 
 
 def _is_dicom(data: bytes) -> bool:
@@ -466,9 +475,9 @@ def _read_dicom(data: bytes) -> Radiograph:
         remarks: list[str] = []
         stored = _decode_dicom(header, steps)
         if stored.ndim == 3 or _code(header, "PhotometricInterpretation") == "PALETTE COLOR":
-            pixels = _colour_to_grey(stored, header, steps, remarks)
+            pixels, colourfulness = _colour_to_grey(stored, header, steps, remarks)
         else:
-            pixels = _grey_to_unit(stored, header, steps, remarks)
+            pixels, colourfulness = _grey_to_unit(stored, header, steps, remarks), 0.0
         spacing_mm = _spacing_mm(header, steps, remarks)
         view = _view(header, remarks)
         _remark_on_header(header, view, remarks)
@@ -477,7 +486,14 @@ def _read_dicom(data: bytes) -> Radiograph:
         if _user_warnings(caught):
             # The library's own words may quote the header, so they go no further.
             remarks.append("The file departs from the DICOM standard in places.")
-    source = Source("DICOM", bit_depth, tuple(steps), MappingProxyType(tags), tuple(remarks))
+    source = Source(
+        "DICOM",
+        bit_depth,
+        tuple(steps),
+        MappingProxyType(tags),
+        tuple(remarks),
+        colourfulness,
+    )
     return _radiograph(pixels, source, spacing_mm, view)
 
 
@@ -575,7 +591,8 @@ def _codestream_hw(frame: bytes) -> tuple[int, int] | None:
 
 def _colour_to_grey(
     stored: NDArray[Any], header: Any, steps: list[str], remarks: list[str]
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], float]:
+    """Grey from colour, 0..1, and `Source.colourfulness`."""
     if stored.ndim == 2:
         colour = apply_color_lut(stored, header)
         full = np.iinfo(colour.dtype).max

@@ -29,6 +29,10 @@ class MaskingMode(StrEnum):
     TIGHT = "tight"
 
 
+ALL_MASKINGS: Final = tuple(MaskingMode)
+"""NONE, LOOSE and TIGHT, in the order in which they are always shown."""
+
+
 class Side(IntEnum):
     """Value of a lung's pixels in `LungMask.sides`."""
 

@@ -39,7 +39,8 @@ def at_the_end(task: ClassifyTask) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    if "RANK" not in os.environ:  # alone: with as many threads as the test itself
+        torch.set_num_threads(min(2, os.cpu_count() or 1))
     ClassifyTask.training_step = watched_step  # type: ignore[method-assign]
     ClassifyTask.on_train_end = at_the_end  # type: ignore[method-assign]
     sys.exit(main(sys.argv[3:]))

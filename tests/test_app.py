@@ -1,10 +1,12 @@
 import base64
 import csv
+import json
 import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from fakes import (
+    LUNGS_SPEC,
     BlindSegmenter,
     closing_event_loops,
     fake_pipeline,
@@ -20,7 +23,8 @@ from fakes import (
     tiny_segmenter,
 )
 
-from cxrdemo.checkpoints import Estimate, OperatingPoint
+from cxrdemo.checkpoints import CheckpointStore, Estimate, OperatingPoint
+from cxrdemo.errors import CheckpointError
 from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
@@ -30,6 +34,7 @@ from cxrdemo.rendering import grey
 from cxrdemo.results import MaskingMode
 from cxrdemo.ui import batch, panels
 from cxrdemo.ui import page as page_module
+from cxrdemo.ui.loading import LoadingPipeline
 from cxrdemo.ui.page import (
     Session,
     Turn,
@@ -257,7 +262,7 @@ def test_a_run_ends_between_two_stages_once_it_is_not_the_last(pipeline: Pipelin
     steps = _in_turn(lambda: open_example(pipeline, EXAMPLES[0]))(turn)
     assert "maskings" not in next(steps)[1]
     end(turn)
-    assert list(steps) == []
+    assert list(steps) == [(gr.skip(),) * 4]
 
 
 def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
@@ -365,7 +370,47 @@ def test_serve_launches_the_page_and_sends_no_statistics(
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
     launched: dict[str, object] = {}
     monkeypatch.setattr(gr.Blocks, "launch", lambda _, **options: launched.update(options))
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda _: None)
     serve(checkpoints=tmp_path, host="127.0.0.1", port=7999)
     assert (launched["server_name"], launched["server_port"]) == ("127.0.0.1", 7999)
     assert launched["ssr_mode"] is False
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+
+
+def test_serve_ends_where_the_weights_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gr.Blocks, "launch", lambda *_, **__: None)
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"schema": 1, "checkpoints": [LUNGS_SPEC.to_json()]})
+    )
+    with pytest.raises(CheckpointError):
+        serve(checkpoints=tmp_path, host="127.0.0.1", port=7999)
+
+
+def test_the_first_image_waits_for_the_models_and_is_told_so(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    loading = LoadingPipeline(CheckpointStore.open(tmp_path))
+    page = build_ui(loading.as_pipeline())
+    assert page is not None
+    steps = open_example(loading.as_pipeline(), EXAMPLES[0])
+    assert next(steps)[1]["stage"] == "Loading the models, once…"
+    assert not loading.is_ready
+    loading.load(lambda: pipeline)
+    assert loading.is_ready
+    assert [step[1] for step in steps][-1]["stage"] is None
+    assert next(open_example(loading.as_pipeline(), EXAMPLES[0]))[1]["stage"] != (
+        "Loading the models, once…"
+    )
+
+
+def test_an_error_of_loading_reaches_whoever_waits(tmp_path: Path) -> None:
+    loading = LoadingPipeline(CheckpointStore.open(tmp_path))
+
+    def broken() -> Pipeline:
+        raise CheckpointError("the file is altered")
+
+    for attempt in (partial(loading.load, broken), lambda: loading.as_pipeline().find_lungs):
+        with pytest.raises(CheckpointError, match="altered"):
+            attempt()

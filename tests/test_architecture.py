@@ -13,6 +13,7 @@ LEVELS = {
     "devices": 0,
     "radiograph": 1,
     "placement": 1,
+    "engines": 1,
     "inputs": 2,
     "results": 2,
     "reading": 2,
@@ -34,8 +35,17 @@ LEVELS = {
 }
 
 ROOMS_OF = {
-    "torch": {"devices", "checkpoints", "segmenter", "classifier", "saliency", "pipeline"},
+    "torch": {
+        "devices",
+        "engines",
+        "checkpoints",
+        "segmenter",
+        "classifier",
+        "saliency",
+        "pipeline",
+    },
     "pydicom": {"reading", "examples"},
+    "openvino": {"engines"},
     "gradio": {"ui"},
     "matplotlib": {"rendering"},
 }

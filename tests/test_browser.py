@@ -5,8 +5,11 @@ console error, and on any request that leaves the host.
 """
 
 import base64
+import gc
 import re
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +29,7 @@ from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
+from cxrdemo.radiograph import Radiograph
 from cxrdemo.reading import read_radiograph
 from cxrdemo.rendering import encode_png, grey, heat_overlay, masked_view
 from cxrdemo.results import Analysis, MaskingMode
@@ -626,19 +630,28 @@ def test_a_file_may_be_dropped_anywhere_and_opened_twice(watched: Watched, site:
         expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
 
 
-def test_a_closed_tab_leaves_no_image_behind(site: Site) -> None:
-    kept = site.page.app.state_holder.session_data
-    before = set(kept)
-    tab = site.browser.new_page(**DESKTOP)
-    tab.goto(site.url)
+def test_a_closed_tab_leaves_no_image_behind(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = []
+
+    def read_and_remember(path: Path) -> Radiograph:
+        radiograph = read_radiograph(path)
+        images.append(weakref.ref(radiograph))
+        return radiograph
+
+    monkeypatch.setattr(page_module, "read_radiograph", read_and_remember)
+    tab = watched.open()
     upload(tab, phantom_png(1))
-    (mine,) = set(kept) - before
+    (image,) = images
+    assert image() is not None
     tab.close()
     for _ in range(100):
-        if mine not in kept:
+        gc.collect()
+        if image() is None:
             break
-        threading.Event().wait(0.1)
-    assert mine not in kept
+        time.sleep(0.1)
+    assert image() is None
 
 
 def test_a_doubtful_image_shows_its_numbers_on_request(

@@ -9,8 +9,9 @@ import pytest
 from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import Phantom
-from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+from cxrdemo.pipeline import Pipeline
 from cxrdemo.reading import read_radiograph
+from cxrdemo.results import ALL_MASKINGS
 from training.cards import make_card
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"

@@ -196,6 +196,7 @@ def test_colour_becomes_luma_and_is_called_a_photograph() -> None:
     radiograph = read_radiograph(encoded(Image.fromarray(COLOUR8), "PNG"))
     close(radiograph.pixels, (COLOUR8 / 255) @ LUMA, 1e-6)
     assert "Converted colour to grey by the ITU-R 601 luma" in radiograph.source.steps
+    assert radiograph.source.colourfulness > 0.5
     assert radiograph.source.warnings == ("This looks like a colour photograph, not an X-ray.",)
 
 
@@ -707,6 +708,7 @@ def test_rgb_secondary_capture() -> None:
     radiograph = read_radiograph(data)
     close(radiograph.pixels, (COLOUR8 / 255) @ LUMA, 1e-6)
     assert "This looks like a colour photograph, not an X-ray." in radiograph.source.warnings
+    assert radiograph.source.colourfulness > 0.5
 
 
 def test_ybr_secondary_capture() -> None:

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import LUNGS_SPEC, noise_radiograph, tiny_segmenter
+from segment_anything.modeling.image_encoder import Attention
 from torch.nn import functional as F
 
 from cxrdemo.checkpoints import CheckpointSpec, load_strictly, read_weights
@@ -14,6 +16,7 @@ from cxrdemo.phantom import Phantom
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import Side
 from cxrdemo.segmenter import (
+    BlockAttention,
     Embedding,
     LungSegmenter,
     Prompts,
@@ -206,3 +209,21 @@ def test_the_automatic_prompt_is_the_whole_canvas_as_in_training() -> None:
     np.testing.assert_array_equal(found.logits, logits[0, 0].numpy())
     image_alone = segmenter.segment(embedding, Prompts(box=(0.0, 0.0, 100.0, 200.0)))
     assert not np.array_equal(found.logits, image_alone.logits)
+
+
+@pytest.mark.parametrize("side", [14, 20])
+def test_attention_in_blocks_of_rows_is_sams_own(side: int) -> None:
+    torch.manual_seed(0)
+    plain = Attention(64, num_heads=2, use_rel_pos=True, input_size=(side, side)).eval()
+    for table in (plain.rel_pos_h, plain.rel_pos_w):
+        torch.nn.init.normal_(table)
+    tokens = torch.randn(2, side, side, 64)
+    blocks = copy.deepcopy(plain)
+    blocks.__class__ = BlockAttention
+    with torch.inference_mode():
+        torch.testing.assert_close(blocks(tokens), plain(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_the_vit_encoder_attends_in_blocks() -> None:
+    encoder = build_vit_b().image_encoder
+    assert all(isinstance(block.attn, BlockAttention) for block in encoder.blocks)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,55 @@ def test_steps_of_the_segmenter_lower_the_loss_and_leave_frozen_parts_alone() ->
     assert not torch.equal(
         after["image_encoder.patch.weight"], before["image_encoder.patch.weight"]
     )
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_every_kind_of_prompt_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    settings = replace(SEGMENT, freeze_prompt_encoder=False)
+    task = SegmentTask(SamNetwork(TinyEncoder(), input_size=64, stride=8), settings)
+    truth = torch.from_numpy(np.stack([sides()] * 4))
+    batch = {"image": (truth > 0).float()[:, None].repeat(1, 3, 1, 1), "sides": truth}
+    batch["seed"] = torch.arange(4)
+    seen = []
+    decode = task.network.decode
+
+    def watched(embedding: torch.Tensor, **prompts: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(prompts)
+        return decode(embedding, **prompts)
+
+    monkeypatch.setattr(task.network, "decode", watched)
+    task.training_step(batch, 0).backward()
+    boxes = [p["boxes"] for p in seen if "boxes" in p]
+    assert len(boxes) == 4
+    for whole, lung in boxes:
+        assert whole.tolist() == [0, 0, 64, 64]
+        near = [[8, 10, 28, 50], [36, 10, 56, 50]]
+        assert min(np.abs(lung.numpy() - np.array(box)).max() for box in near) <= 64 * 20 / 1024
+    assert len({tuple(lung.tolist()) for _, lung in boxes}) == 4, "every box is jittered anew"
+    clicks = [p for p in seen if "masks" in p]
+    points = [p["points"] for p in seen if "points" in p and "masks" not in p]
+    assert clicks
+    assert points
+    assert len(clicks) + len(points) == 4
+    assert {int(add) for _, adds in points for add in adds.flatten()} == {0, 1}
+    for prompt in clicks:
+        assert prompt["masks"].shape == (1, 1, 32, 32)
+        assert prompt["points"][0].shape == (1, 1, 2)
+    left_out = [n for n, p in task.network.prompt_encoder.named_parameters() if p.grad is None]
+    assert not left_out, "with --freeze-prompt-encoder left away, all of it learns"
+
+
+def test_dice_and_bce_are_the_formulas() -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(2, 1, 64, 64)).astype(np.float32))
+    truth = torch.from_numpy(np.stack([sides() > 0, sides() == Side.LEFT]))
+    p, t = logits[:, 0].double().sigmoid(), truth.double()
+    dice = (2 * (p * t).sum((1, 2)) + 1) / (p.sum((1, 2)) + t.sum((1, 2)) + 1)
+    bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+    overlap = ((logits[:, 0] > 0) & truth).sum((1, 2)) / ((logits[:, 0] > 0) | truth).sum((1, 2))
+    loss = mask_loss(logits, overlap[:, None].float(), truth)
+    assert loss.item() == pytest.approx(float(bce + (1 - dice).mean()), rel=1e-5)
 
 
 def test_a_perfect_mask_costs_little_and_its_opposite_much() -> None:

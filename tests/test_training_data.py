@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
-from training.__main__ import main
+from training.__main__ import COMMANDS, main
 from training.augment import Ranges, change_grey, draw, warp_image, warp_mask
 from training.data import DataError, read_finding_index, read_lung_index, read_mask, read_pixels
 
@@ -111,12 +111,14 @@ def test_bad_data_ends_a_command_with_one_line_and_code_3(
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["segment", "masks", "pretrain", "classify", "publish"])
-def test_help_needs_no_data(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words", [*([name] for name in COMMANDS), *(["data", a] for a in ("check", "fetch", "import"))]
+)
+def test_help_needs_no_data(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*words, "--help"])
     assert stop.value.code == 0
-    assert "--data" in capsys.readouterr().out
+    assert f"usage: python -m training {' '.join(words)} " in capsys.readouterr().out
 
 
 def test_no_patient_is_in_two_splits_of_the_real_sets(data_folder: Path) -> None:

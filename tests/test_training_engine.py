@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +16,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 from safetensors.torch import load_file, save_file
 
 from cxrdemo.classifier import build_network, output_layer
 from cxrdemo.errors import CxrDemoError
+from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
+from cxrdemo.results import MaskingMode
 from training import classify, pretrain, runs, segment
 from training.__main__ import COMMANDS, main
-from training.data import DataError
-from training.findings import OUTPUTS
-from training.runs import AtomicCheckpoints, DrawSampler, EvenSampler
+from training.data import DataError, read_pixels
+from training.findings import OUTPUTS, Drawing, FindingDataset
+from training.masks import read_sides
+from training.runs import AtomicCheckpoints, Draw, DrawSampler, EvenSampler
 
 ROOT = Path(__file__).resolve().parent.parent
 OBSERVED = ROOT / "tests" / "observed_training.py"
@@ -80,7 +85,7 @@ def classify_flags(data: Path, out: Path, **more: object) -> list[str]:
     flags = {
         "masking": "loose", "data": data, "masks": data / "sides", "out": out, "size": 32,
         "backbone": "torchvision/mobilenet_v3_small", "images_per_epoch": 24, "batch": 8,
-        "epochs": 3, "nodules": 0.3, "lr": 1e-3, "ema": 0.9, "workers": 0, "precision": "fp32",
+        "epochs": 2, "nodules": 0.3, "lr": 1e-3, "ema": 0.9, "workers": 0, "precision": "fp32",
     } | more  # fmt: skip
     words = [[f"--{key.replace('_', '-')}", str(value)] for key, value in flags.items()]
     return ["classify", *(word for pair in words for word in pair)]
@@ -103,7 +108,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_uninterrupted_on
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(classify_flags(data, whole)) == 0
-    # Three steps make an epoch: it dies in the second one.
+    # Three steps make an epoch: it dies in the middle of the second one.
     code = observed(tmp_path / "watched", 4, classify_flags(data, broken))
     assert code == -signal.SIGKILL
     assert not (broken / "network.safetensors").exists()
@@ -127,7 +132,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_uninterrupted_on
     ):
         for name, value in theirs.items():
             assert torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(value)), name
-    assert found["lr_schedulers"][0]["last_epoch"] == 9
+    assert found["lr_schedulers"][0]["last_epoch"] == 6
     assert found["lr_schedulers"] == expected["lr_schedulers"]
     published = [load_file(folder / "network.safetensors") for folder in (whole, broken)]
     assert published[0].keys() == published[1].keys()
@@ -153,7 +158,7 @@ def test_two_processes_share_every_step_and_end_with_equal_weights(
     data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = classify_flags(data, out, devices=2, epochs=2)
+    command = classify_flags(data, out, devices=2)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert observed(tmp_path / "watched", -1, command, *launcher) == 0
     first, second = (json.loads((tmp_path / "watched" / f"{r}.json").read_text()) for r in (0, 1))
@@ -236,6 +241,13 @@ def test_it_stops_when_validation_gets_no_better_and_is_then_finished(
     assert "val_auroc" in epochs[0]
     assert main(flags) == 0
     assert "has finished before" in capsys.readouterr().out
+    # Ended between the last epoch and the writing of the network: no further epoch.
+    network = tmp_path / "network.safetensors"
+    before = network.read_bytes()
+    network.unlink()
+    assert main(flags) == 0
+    assert "\nepoch " not in capsys.readouterr().out
+    assert network.read_bytes() == before
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(
@@ -321,6 +333,12 @@ def drop_sides(folder: Path) -> None:
     (folder / "sides" / "p03.png").unlink()
 
 
+def leak_patient(folder: Path) -> None:
+    """Another set, given as --extra, trains on a patient to validate on."""
+    rows = read_rows(folder / "index.csv")
+    write_rows(folder / "extra" / "index.csv", [{**rows[-1], "split": "train"}])
+
+
 def empty_mask(folder: Path) -> None:
     cv2.imwrite(str(folder / "masks" / "p03.png"), np.zeros((72, 64), np.uint8))
 
@@ -330,6 +348,7 @@ def empty_mask(folder: Path) -> None:
     [
         ("classify", spoil_index, ("index.csv", "lacks the columns ['Edema']")),
         ("classify", spoil_label, ("index.csv", "p01.png has 'maybe' in the column Edema")),
+        ("classify", leak_patient, ("patient 17 is in val and train", "into one split")),
         ("classify", drop_validation, ("No image is in the split 'val'",)),
         ("classify", spoil_image, ("p03.png", "Mend the file, or take it out of the index")),
         ("classify", drop_image, ("index.csv lists p03.png, which is not there",)),
@@ -348,7 +367,6 @@ def test_bad_data_is_named_with_its_remedy_before_training_starts(
     spoil: Callable[[Path], None],
     words: tuple[str, ...],
 ) -> None:
-    import shutil
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("training began")
@@ -359,8 +377,9 @@ def test_bad_data_is_named_with_its_remedy_before_training_starts(
     monkeypatch.setattr(classify, "start_network", lambda _: None)
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
+    shutil.copytree(data, folder / "extra")
     spoil(folder)
-    flags = classify_flags(folder, tmp_path / "out")
+    flags = classify_flags(folder, tmp_path / "out", extra=folder / "extra")
     if command == "segment":
         flags = ["segment", "--data", str(folder), "--out", str(tmp_path / "out"), "--size", "64"]
     assert main(flags) == 3
@@ -463,3 +482,28 @@ def test_pretraining_without_labels_learns_to_describe_views_alike(
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert task._compare(batch)[1] > 0.3, "all images are described alike"
+
+
+def test_images_kept_in_memory_are_the_files(data: Path) -> None:
+    cases = [case for case in classify.read_finding_index(data) if case.split == "train"]
+    spec, drawing = InputSpec(hw=(64, 64)), Drawing(modes=(MaskingMode.TIGHT,))
+    kept = FindingDataset(cases, spec, masks=data / "sides", drawing=drawing)
+    for index, case in enumerate(cases):
+        pixels, lungs = kept._kept[index].open()
+        np.testing.assert_array_equal(pixels, read_pixels(case.image))
+        np.testing.assert_array_equal(lungs, read_sides(data / "sides", case.name) > 0)
+    first, again = kept[Draw(2, 5)]["image"], kept[Draw(2, 5)]["image"]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, kept[Draw(2, 6)]["image"])
+
+
+def test_a_progress_bar_is_for_terminals(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = classify_flags(data, tmp_path)[1:]
+    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", flags))
+    for on_terminal, kind in ((True, RichProgressBar), (False, runs.EpochLines)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=on_terminal: answer)
+        trainer, _, _ = runs.build_trainer(settings, "val_auroc")
+        shown = [c for c in trainer.callbacks if isinstance(c, RichProgressBar | runs.EpochLines)]
+        assert [type(c) for c in shown] == [kind]

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.phantom import make_phantom
-from cxrdemo.pipeline import ALL_MASKINGS, Pipeline
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.results import ALL_MASKINGS
 from training import publish, reproduce
 from training.__main__ import main
 from training.chain import COMMANDS, Step, run_step

@@ -24,7 +24,7 @@ from cxrdemo.classifier import activations_of, build_network, logits_of, output_
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from training.data import DataError, FindingCase, read_finding_index
+from training.data import DataError, FindingCase, check_splits, read_finding_index
 from training.findings import (
     OUTPUTS,
     UNKNOWN,
@@ -232,7 +232,10 @@ def training_images(
     parts = [FindingDataset(train, spec, masks=masks, drawing=drawing)]
     weights = sampling_weights(train)
     if settings.extra:
-        extra = [case for folder in settings.extra for case in read_finding_index(Path(folder))]
+        found = [case for folder in settings.extra for case in read_finding_index(Path(folder))]
+        extra = [case for case in found if case.split == "train"]
+        # A patient to validate or test on may be in another set too.
+        check_splits([*cases, *extra], Path(settings.data))
         lungs = None
         if masks:
             lungs = [typical_lungs(masks, [case.name for case in train])] * len(extra)

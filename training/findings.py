@@ -17,7 +17,7 @@ from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.results import MaskingMode
 from training.augment import Ranges, change_grey, draw, warp_image
-from training.data import DataError, FindingCase, read_pixels
+from training.data import DataError, FindingCase, fit_mask, read_all, read_pixels, shrink
 from training.lesions import MASS, NODULE, draw_lesion
 from training.masks import read_sides
 from training.runs import Draw
@@ -52,7 +52,11 @@ class Drawing:
 
 
 class FindingDataset(Dataset[dict[str, Tensor]]):
-    """Masked images on the classifier's canvas and their labels; pixels in memory as uint8."""
+    """Masked images on the classifier's canvas and their labels.
+
+    Images to draw from are kept in memory, small and as uint8, their masks as bits: the 86,524 of
+    ChestX-ray14 take 11 GB at 224 px. Others are read again at each use, at their native size.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         lungs: Sequence[NDArray[np.bool_]] | None = None,
         drawing: Drawing | None = None,
     ) -> None:
-        """Reads all pixels.
+        """Reads every image and mask once, so that a bad one is found now.
 
         Args:
             cases: What to read.
@@ -87,16 +91,11 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         self._spec = spec
         self._mode = mode
         self._drawing = drawing
-        limit = round(WORKING_SCALE * max(spec.hw)) if drawing else None
-        self._pixels = [_limited(read_pixels(case.image), limit) for case in cases]
-        self._lungs: list[NDArray[np.bool_]] | None = None
-        if lungs is not None:
-            self._lungs = [_sized(a, b) for a, b in zip(lungs, self._pixels, strict=True)]
-        elif masks is not None:
-            self._lungs = [
-                _sized(read_sides(masks, case.name) > 0, pixels)
-                for case, pixels in zip(cases, self._pixels, strict=True)
-            ]
+        self._masks = masks
+        self._lungs = lungs
+        self._limit = round(WORKING_SCALE * max(spec.hw))
+        kept = read_all(range(len(cases)), self._read_and_keep)
+        self._kept = [item for item in kept if item is not None]
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -104,9 +103,9 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
         """Image (3, h, w), labels (K,): 1, 0, or `UNKNOWN`, and index ()."""
         index = draw_of.index
-        pixels = self._pixels[index].astype(np.float32) / 255.0
+        grey, lungs = self._kept[index].open() if self._kept else self._read(index)
+        pixels = grey.astype(np.float32) / 255.0
         labels = dict(self.cases[index].labels)
-        lungs = self._lungs[index] if self._lungs is not None else None
         if lungs is not None and not lungs.any():
             lungs = None  # no lungs found: there is nothing to mask
         mode, margin, change = self._mode, DEFAULT_MARGIN, None
@@ -134,6 +133,40 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             "labels": torch.tensor([UNKNOWN if v is None else float(v) for v in values]),
             "index": torch.tensor(index),
         }
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Pixels and, where they are known, the lungs at the same size."""
+        case = self.cases[index]
+        pixels = read_pixels(case.image)
+        if self._drawing is not None:
+            pixels = shrink(pixels, self._limit)
+        hw = (pixels.shape[0], pixels.shape[1])
+        if self._lungs is not None:
+            return pixels, fit_mask(self._lungs[index], hw)
+        if self._masks is not None:
+            return pixels, fit_mask(read_sides(self._masks, case.name) > 0, hw)
+        return pixels, None
+
+    def _read_and_keep(self, index: int) -> "_Kept | None":
+        pixels, lungs = self._read(index)
+        if self._drawing is None:
+            return None
+        return _Kept(pixels, None if lungs is None else np.packbits(lungs))
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """An image in memory: pixels uint8 (H, W), and the lungs as bits or None."""
+
+    pixels: NDArray[np.uint8]
+    bits: NDArray[np.uint8] | None
+
+    def open(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Pixels and lungs, bool (H, W)."""
+        if self.bits is None:
+            return self.pixels, None
+        flat = np.unpackbits(self.bits, count=self.pixels.size)
+        return self.pixels, flat.reshape(self.pixels.shape).astype(bool)
 
 
 class JointDataset(Dataset[dict[str, Tensor]]):
@@ -185,20 +218,3 @@ def sampling_weights(cases: Sequence[FindingCase]) -> NDArray[np.float64]:
     weights = np.maximum(1.0, (labels / prevalence).max(axis=1) * 0.2)
     weights = np.minimum(weights, MAX_SAMPLING_WEIGHT)
     return np.asarray(weights / weights.sum(), np.float64)
-
-
-def _limited(pixels: NDArray[np.uint8], longest: int | None) -> NDArray[np.uint8]:
-    """The image, made smaller if its longer side exceeds a limit."""
-    if longest is None or max(pixels.shape) <= longest:
-        return pixels
-    scale = longest / max(pixels.shape)
-    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _sized(mask: NDArray[np.bool_], pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    if mask.shape == pixels.shape:
-        return mask
-    size = (pixels.shape[1], pixels.shape[0])
-    grey = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    return np.asarray(grey >= 0.5)

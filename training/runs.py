@@ -3,7 +3,8 @@
 A run folder holds `settings.json`, the best and the last epoch, the logs, and at the end
 `network.safetensors`. What is random in a step depends on the seed, the epoch and the place in it
 alone, never on what the process did before. So a run that was killed at any moment and is given
-again goes on after its last whole epoch and ends with the same weights, on the same machine.
+again goes on after its last whole epoch and ends with the same weights: bit for bit on a processor,
+and on GPUs but for kernels that add in no fixed order.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -370,12 +371,16 @@ def fit(
     """
     folder = Path(settings.out)
     resumed = resume_from(folder)
-    if resumed is not None and isinstance(training.sampler, DrawSampler):
-        # Lightning starts the loading processes before it tells the sampler the epoch.
+    stored: dict[str, Any] = {}
+    if resumed is not None:
         stored = torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)
-        training.sampler.set_epoch(stored["epoch"] + 1)
+        # Lightning starts the loading processes before it tells the sampler the epoch.
+        cast(DrawSampler, training.sampler).set_epoch(stored["epoch"] + 1)
         _say(f"going on after epoch {stored['epoch'] + 1} of {settings.epochs}: {resumed}")
     trainer, best, last = build_trainer(settings, monitor, some_unused=some_unused)
+    if stored and any(s.get("stopped_epoch") for s in stored["callbacks"].values()):
+        # It had stopped early already, and was ended before it wrote its network.
+        trainer.fit_loop.max_epochs = stored["epoch"] + 1
     with warnings.catch_warnings():
         # A run folder is never empty, and the earlier log was moved out of the way.
         for message in ("Experiment logs directory", "Checkpoint directory"):

@@ -26,7 +26,16 @@ from cxrdemo.lungs import split_sides
 from cxrdemo.results import Side, bounding_box
 from cxrdemo.segmenter import SamNetwork, build_tinyvit_5m, build_vit_b
 from training.augment import Ranges, change_grey, draw, warp_image, warp_mask
-from training.data import DataError, LungCase, read_lung_index, read_mask, read_pixels
+from training.data import (
+    DataError,
+    LungCase,
+    fit_mask,
+    read_all,
+    read_lung_index,
+    read_mask,
+    read_pixels,
+    shrink,
+)
 from training.runs import (
     Draw,
     DrawSampler,
@@ -47,6 +56,9 @@ BOX_JITTER: Final = 20 / 1024
 POINTS: Final = 3
 """Points per point prompt."""
 
+WORKING_SCALE: Final = 2
+"""Training images are kept at up to this many times the canvas."""
+
 PROMPT_STREAM: Final = 1
 """Sets the prompts' random numbers apart from those of the same draw's augmentation."""
 
@@ -63,14 +75,19 @@ class SegmentSettings(RunSettings):
 
 
 class LungDataset(Dataset[dict[str, Tensor]]):
-    """Images and sides on the segmenter's canvas; kept in memory as uint8 at native size."""
+    """Images and sides on the segmenter's canvas.
+
+    Images to change at random are kept in memory, at most `WORKING_SCALE` times the canvas; others
+    are read again at each use, at their native size.
+    """
 
     def __init__(self, cases: Sequence[LungCase], spec: InputSpec, *, augment: bool) -> None:
+        """Reads every image and mask once, so that a bad one is found now."""
         self.cases = cases
         self._spec = spec
         self._augment = augment
-        self._pixels = [read_pixels(case.image) for case in cases]
-        self._masks = [read_mask(case.mask) for case in cases]
+        kept = read_all(cases, self._read)
+        self._kept = kept if augment else None
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -78,7 +95,8 @@ class LungDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
         """Image (3, h, w), sides (h, w) as uint8 with `Side` values, index () and seed ()."""
         index = draw_of.index
-        pixels, mask = self._pixels[index].astype(np.float32) / 255.0, self._masks[index]
+        grey, mask = self._kept[index] if self._kept else self._read(self.cases[index])
+        pixels = grey.astype(np.float32) / 255.0
         if self._augment:
             rng = np.random.default_rng(draw_of.seed)
             change = draw(rng, mask.shape, Ranges())
@@ -92,6 +110,12 @@ class LungDataset(Dataset[dict[str, Tensor]]):
             "index": torch.tensor(index),
             "seed": torch.tensor(draw_of.seed),
         }
+
+    def _read(self, case: LungCase) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        pixels, mask = read_pixels(case.image), read_mask(case.mask)
+        if self._augment:
+            pixels = shrink(pixels, WORKING_SCALE * max(self._spec.hw))
+        return pixels, fit_mask(mask, (pixels.shape[0], pixels.shape[1]))
 
 
 class SegmentTask(L.LightningModule):

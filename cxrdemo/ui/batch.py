@@ -1,17 +1,21 @@
 """The Batch tab: many files, one table, one CSV. Knows nothing of gradio."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import rows_of, write_csv
 from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS, NO_FINDING
-from cxrdemo.pipeline import Pipeline
 from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Analysis, MaskingMode
+
+if TYPE_CHECKING:
+    from cxrdemo.pipeline import Pipeline
 
 HEADERS: Final = ("File", *(label.display for label in FINDINGS), NO_FINDING.display, "Remarks")
 

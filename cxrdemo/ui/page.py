@@ -5,6 +5,8 @@ toggles and sliders then work in the browser alone. Only an upload, a margin let
 correction and an override come back here.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import secrets
@@ -12,17 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.gate import check
-from cxrdemo.pipeline import ALL_MASKINGS, Found, Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.reading import read_radiograph
-from cxrdemo.results import Analysis, MaskingMode
+from cxrdemo.results import ALL_MASKINGS, Analysis, MaskingMode
 from cxrdemo.ui import batch, panels
 from cxrdemo.ui.payload import (
     PROBED_MARGINS,
@@ -32,6 +33,9 @@ from cxrdemo.ui.payload import (
     lungs_part,
     probes_part,
 )
+
+if TYPE_CHECKING:
+    from cxrdemo.pipeline import Found, Pipeline
 
 TITLE: Final = "Chest X-ray viewer"
 
@@ -364,8 +368,9 @@ def _open(pipeline: Pipeline, radiograph: Radiograph) -> Iterator[Shown]:
     study = secrets.token_hex(4)
     bare = Analysis(radiograph, None, {}, (), {}, ())
     parts: Payload = {"study": study, "synthetic": panels.SYNTHETIC in radiograph.source.warnings}
-    parts |= image_part(bare) | {"stage": "Finding the lungs…"}
-    yield gr.skip(), _payload(**parts), panels.note("Finding the lungs…"), gr.skip()
+    stage = "Finding the lungs…" if pipeline.is_ready else "Loading the models, once…"
+    parts |= image_part(bare) | {"stage": stage}
+    yield gr.skip(), _payload(**parts), panels.note(stage), gr.skip()
     found = pipeline.find(radiograph) if pipeline.segmenter_spec else None
     lungs = found.lungs if found else None
     doubts = tuple(doubt.message for doubt in check(radiograph, lungs))

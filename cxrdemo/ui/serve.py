@@ -1,9 +1,16 @@
-"""Builds the pipeline and the page, and serves them until interrupted."""
+"""Builds the page and the pipeline, and serves them until interrupted."""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cxrdemo.pipeline import Pipeline
+from cxrdemo.checkpoints import CheckpointStore
+
+if TYPE_CHECKING:
+    from cxrdemo.engines import Engine
+    from cxrdemo.pipeline import Pipeline
 
 DEFAULT_PORT = 7860
 
@@ -13,16 +20,18 @@ def serve(
     checkpoints: Path,
     medsam: Path | None = None,
     device: str = "cpu",
+    engine: Engine = "torch",
     host: str | None = None,
     port: int | None = None,
 ) -> None:
-    """Serves the viewer.
+    """Serves the viewer: first the page, then its models, for which the first image waits.
 
     Args:
         checkpoints: Folder with `manifest.json`; an empty one gives a page that says what is
             missing.
         medsam: Stock MedSAM weights, see `Pipeline.from_checkpoints`.
         device: Where the networks run.
+        engine: What computes, see `Pipeline.from_checkpoints`.
         host: Address to listen on; None takes `default_host`.
         port: None takes GRADIO_SERVER_PORT from the environment, or 7860.
 
@@ -33,14 +42,32 @@ def serve(
     # Read by gradio while it is imported, hence before the import below: nothing may leave the
     # machine on which radiographs are read.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from cxrdemo.ui.loading import LoadingPipeline
     from cxrdemo.ui.page import build_ui, launch_options
 
-    pipeline = Pipeline.from_checkpoints(checkpoints, medsam=medsam, device=device)
-    build_ui(pipeline).launch(
+    def make() -> Pipeline:
+        # PyTorch takes longer to import than the page to be drawn.
+        from cxrdemo.pipeline import Pipeline
+
+        return Pipeline.from_checkpoints(checkpoints, medsam=medsam, device=device, engine=engine)
+
+    pipeline = LoadingPipeline(CheckpointStore.open(checkpoints))
+    # What the page says about weights from outside the manifest is known once they are loaded.
+    if medsam is not None:
+        pipeline.load(make)
+    page = build_ui(pipeline.as_pipeline())
+    page.launch(
         server_name=host or default_host(),
         server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT)),
+        prevent_thread_lock=True,
         **launch_options(),
     )
+    try:
+        if not pipeline.is_ready:
+            pipeline.load(make)
+        page.block_thread()
+    finally:
+        page.close()
 
 
 def default_host() -> str:

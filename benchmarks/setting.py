@@ -1,0 +1,155 @@
+"""What the rows share: the checkpoints by every engine, the plain networks, and one large image."""
+
+import functools
+import io
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import plain
+from cxrdemo import classifier as classifiers_room
+from cxrdemo import segmenter as segmenter_room
+from cxrdemo.checkpoints import CheckpointStore, load_strictly
+from cxrdemo.cli import DEFAULT_CHECKPOINTS
+from cxrdemo.engines import Engine, cache_folder
+from cxrdemo.examples import make_dicom
+from cxrdemo.inputs import normalise, place
+from cxrdemo.lungs import split_sides
+from cxrdemo.masking import DEFAULT_MARGIN, apply_mask
+from cxrdemo.phantom import make_phantom
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.reading import read_radiograph
+from cxrdemo.results import ALL_MASKINGS, MaskingMode
+from cxrdemo.segmenter import SamNetwork
+
+HW = (2500, 2048)
+"""A common size of digital radiographs."""
+
+
+@dataclass
+class Setting:
+    """One run.
+
+    Attributes:
+        repeats: Rounds of each comparison.
+        results: Folder of the JSON files and of what rows write.
+        peak_gflops: fp32 rate of this machine, measured by the first row.
+    """
+
+    repeats: int
+    results: Path
+    peak_gflops: float = field(default=float("nan"))
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Those installed here."""
+        return ("torch", "openvino") if find_spec("openvino") else ("torch",)
+
+    @property
+    def cache(self) -> Path:
+        """Where converted networks are kept from one run to the next."""
+        return cache_folder()
+
+    @functools.cached_property
+    def pipelines(self) -> dict[Engine, Pipeline]:
+        """The bundled checkpoints, by engine."""
+        return {
+            engine: Pipeline.from_checkpoints(DEFAULT_CHECKPOINTS, engine=engine)
+            for engine in self.engines
+        }
+
+    @functools.cached_property
+    def plain(self) -> "PlainNetworks":
+        """The same weights in networks of their own, run as they come."""
+        return PlainNetworks.load(DEFAULT_CHECKPOINTS)
+
+    @functools.cached_property
+    def dicom(self) -> bytes:
+        """A phantom as an uncompressed 16-bit DICOM file of `HW`."""
+        stream = io.BytesIO()
+        made = make_dicom(make_phantom(seed=3, hw=HW).radiograph, seed=3)
+        made.save_as(stream, enforce_file_format=True)
+        return stream.getvalue()
+
+    @functools.cached_property
+    def radiograph(self) -> Radiograph:
+        """That file, read."""
+        return read_radiograph(self.dicom)
+
+
+@dataclass(frozen=True)
+class PlainNetworks:
+    """Eager fp32 modules, and the steps around them without short cuts."""
+
+    network: SamNetwork
+    classifiers: dict[MaskingMode, torch.nn.Module]
+    store: CheckpointStore
+
+    @classmethod
+    def load(cls, folder: Path) -> "PlainNetworks":
+        """Loads the first segmenter and a classifier per masking."""
+        store = CheckpointStore.open(folder)
+        spec = store.lungs()
+        assert spec is not None
+        network = segmenter_room.ARCHITECTURES[spec.architecture]().eval().requires_grad_(False)
+        load_strictly(network, store.load(spec), spec.name)
+        classifiers: dict[MaskingMode, torch.nn.Module] = {}
+        for mode in ALL_MASKINGS:
+            found = store.findings(mode)
+            assert found is not None
+            part = classifiers_room.ARCHITECTURES[found.architecture](len(found.labels)).eval()
+            load_strictly(part, store.load(found), found.name)
+            classifiers[mode] = part
+        return cls(network, classifiers, store)
+
+    @torch.inference_mode()
+    def lungs(self, pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Both lungs at native size."""
+        spec = self.store.lungs()
+        assert spec is not None
+        canvas, placement = place(pixels, spec.inputs)
+        features = self.network.image_encoder(
+            torch.from_numpy(normalise(canvas, spec.inputs))[None]
+        )
+        logits = self.decode(features)
+        return split_sides(placement.undo_map(logits) > 0)[0] > 0
+
+    @torch.inference_mode()
+    def decode(self, features: torch.Tensor) -> NDArray[np.float32]:
+        """Logits for the box of the whole canvas."""
+        spec = self.store.lungs()
+        assert spec is not None
+        height, width = spec.inputs.hw
+        box = torch.tensor([[0.0, 0.0, width, height]])
+        return self.network.decode(features, boxes=box)[0][0, 0].numpy()
+
+    def masked(
+        self, pixels: NDArray[np.float32], lungs: NDArray[np.bool_]
+    ) -> dict[MaskingMode, NDArray[np.float32]]:
+        """What each classifier is shown."""
+        kept = {
+            MaskingMode.NONE: np.ones(lungs.shape, bool),
+            MaskingMode.LOOSE: plain.loose(lungs, DEFAULT_MARGIN),
+            MaskingMode.TIGHT: lungs,
+        }
+        return {mode: apply_mask(pixels, kept[mode], fill=0.0) for mode in ALL_MASKINGS}
+
+    def inputs(self, pixels: NDArray[np.float32]) -> dict[MaskingMode, torch.Tensor]:
+        """The classifiers' inputs for one image."""
+        return self.as_inputs(self.masked(pixels, self.lungs(pixels)))
+
+    def as_inputs(
+        self, masked: dict[MaskingMode, NDArray[np.float32]]
+    ) -> dict[MaskingMode, torch.Tensor]:
+        """Masked images as the checkpoints want them."""
+        found = {}
+        for mode, image in masked.items():
+            spec = self.store.findings(mode)
+            assert spec is not None
+            found[mode] = plain.network_input(image, spec.inputs)
+        return found

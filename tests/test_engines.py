@@ -1,0 +1,159 @@
+import csv
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLED
+from fakes import TinyEncoder, fake_pipeline, noise_radiograph, tiny_classifier
+
+from benchmarks.setting import PlainNetworks
+from cxrdemo import engines
+from cxrdemo.engines import cache_folder, compile_part, usable_engine
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.reading import read_radiograph
+from cxrdemo.results import Analysis, MaskingMode
+
+needs_openvino = pytest.mark.skipif(
+    "openvino" not in {d.name for d in metadata.distributions()},
+    reason="openvino is not installed: pip install -r benchmarks/requirements.txt",
+)
+
+MIN_IOU = 0.995
+MAX_CHANGE = 0.005
+"""Of a probability."""
+
+
+def assert_same_results(plain: Analysis, fast: Analysis) -> None:
+    """The accuracy that every fast path has to keep."""
+    assert plain.lungs is not None
+    assert fast.lungs is not None
+    one, other = plain.lungs.inside, fast.lungs.inside
+    assert (one & other).sum() / (one | other).sum() >= MIN_IOU
+    for mode, reading in plain.readings.items():
+        before, after = reading.findings, fast.readings[mode].findings
+        assert np.abs(before.probabilities - after.probabilities).max() <= MAX_CHANGE
+        np.testing.assert_array_equal(before.above, after.above)
+        np.testing.assert_allclose(
+            fast.readings[mode].cam_in_lung, reading.cam_in_lung, atol=0.02, equal_nan=True
+        )
+
+
+def real_images(data_folder: Path) -> list[Path]:
+    """The first test image of each lung set, and the one DICOM file."""
+    with (data_folder / "lungs" / "index.csv").open(newline="") as stream:
+        tests = [case for case in csv.DictReader(stream) if case["split"] == "test"]
+    names = {case["set"]: case["name"] for case in reversed(tests)}.values()
+    images = [next((data_folder / "lungs" / "images").glob(f"{name}.*")) for name in names]
+    dicoms = [p for p in (data_folder / "dicom").iterdir() if p.suffix == ".dcm"]
+    return [*images, *dicoms]
+
+
+def test_pytorch_is_always_usable() -> None:
+    assert usable_engine("torch", "cuda") == ("torch", "")
+
+
+def test_a_missing_openvino_is_told_in_every_analysis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def absent(_: str) -> str:
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(engines, "version", absent)
+    pipeline = Pipeline.from_checkpoints(tmp_path, engine="openvino")
+    analysis = pipeline.analyse(noise_radiograph())
+    assert any("openvino is not installed" in warning for warning in analysis.warnings)
+
+
+def test_openvino_leaves_the_gpu_to_pytorch() -> None:
+    engine, reason = usable_engine("openvino", "cuda")
+    assert engine == "torch"
+    assert "CPU alone" in reason
+
+
+def test_converted_networks_go_where_caches_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere/cxrdemo")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "cxrdemo"
+
+
+@needs_openvino
+def test_a_compiled_part_computes_the_same_and_is_converted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = TinyEncoder().eval().requires_grad_(False)
+    run = compile_part(network, network, input_hw=(64, 64), key="tiny", folder=tmp_path)
+    image = torch.rand(1, 3, 64, 64)
+    expected = network(image)
+    torch.testing.assert_close(run(image), expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(engines, "_convert", lambda *_: pytest.fail("converted again"))
+    again = compile_part(network, network, input_hw=(64, 64), key="tiny", folder=tmp_path)
+    torch.testing.assert_close(again(image), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_openvino
+def test_other_weights_are_converted_anew(tmp_path: Path) -> None:
+    image = torch.rand(1, 3, 64, 64)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = TinyEncoder().eval().requires_grad_(False)
+        run = compile_part(network, network, input_hw=(64, 64), key=f"tiny-{seed}", folder=tmp_path)
+        torch.testing.assert_close(run(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+@needs_openvino
+def test_openvino_gives_the_same_results_on_real_images(
+    bundled_pipeline: Pipeline, data_folder: Path, tmp_path: Path
+) -> None:
+    fast = Pipeline.from_checkpoints(BUNDLED, engine="openvino", cache=tmp_path)
+    for path in real_images(data_folder):
+        radiograph = read_radiograph(path)
+        assert_same_results(bundled_pipeline.analyse(radiograph), fast.analyse(radiograph))
+
+
+def test_the_plain_way_gives_the_same_results_on_real_images(
+    bundled_pipeline: Pipeline, data_folder: Path
+) -> None:
+    """What the benchmark calls the plain way: eager modules, masks measured at native size."""
+    networks = PlainNetworks.load(BUNDLED)
+    for path in real_images(data_folder):
+        radiograph = read_radiograph(path)
+        fast = bundled_pipeline.analyse(radiograph)
+        assert fast.lungs is not None
+        lungs = networks.lungs(radiograph.pixels)
+        assert (lungs & fast.lungs.inside).sum() / (lungs | fast.lungs.inside).sum() >= MIN_IOU
+        inputs = networks.as_inputs(networks.masked(radiograph.pixels, lungs))
+        for mode in MaskingMode:
+            with torch.inference_mode():
+                logits = networks.classifiers[mode](inputs[mode])[0].numpy()
+            spec = bundled_pipeline.classifier_spec(mode)
+            assert spec is not None
+            scale, offset, threshold = np.array(
+                [(label.scale, label.offset, label.threshold) for label in spec.labels]
+            ).T
+            expected = 1 / (1 + np.exp(-(scale * logits + offset)))
+            found = fast.readings[mode].findings
+            assert np.abs(found.probabilities - expected).max() <= MAX_CHANGE
+            np.testing.assert_array_equal(found.above, expected >= threshold)
+
+
+def test_a_part_run_elsewhere_is_what_the_classifier_uses() -> None:
+    plain = tiny_classifier(MaskingMode.NONE)
+    doubled = type(plain)(
+        plain.spec, plain.network, activations=lambda images: 2 * plain._activations(images)
+    )
+    pixels = noise_radiograph().pixels
+    _, once = plain.classify(pixels)
+    _, twice = doubled.classify(pixels)
+    torch.testing.assert_close(twice.activations, 2 * once.activations)
+
+
+def test_the_page_needs_no_pytorch_of_its_own() -> None:
+    code = "import sys, cxrdemo.ui.page, cxrdemo.ui.serve; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=BUNDLED.parent).returncode == 0
+    assert fake_pipeline().is_ready
