@@ -28,13 +28,17 @@ def test_there_is_a_segmenter_and_a_classifier_for_each_masking(bundled_pipeline
 def test_every_figure_has_its_n_its_interval_and_a_place_in_the_card() -> None:
     for spec in CheckpointStore.open(BUNDLED).specs:
         assert spec.metrics
-        for figure in spec.metrics.values():
-            assert figure.low <= figure.value <= figure.high
+        for name, figure in spec.metrics.items():
+            # Resampling raises a calibration error, so its own value may lie below the interval.
+            assert figure.low <= figure.value or name.startswith("ece_")
+            assert figure.value <= figure.high
             assert figure.n > 0
         # Cards are made from the manifest; one typed by hand would differ.
         card = (BUNDLED / f"{spec.name}.md").read_text(encoding="utf-8")
         assert card == make_card(spec)
         for label in spec.labels:
+            names = [point.name for point in label.points]
+            assert names == ["balanced", "high sensitivity", "high specificity"]
             for point in label.points:
                 assert point.sensitivity is not None
                 assert point.specificity is not None

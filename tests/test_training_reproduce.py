@@ -270,7 +270,7 @@ def test_the_smoke_preset_runs_the_whole_chain(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
         outputs.append(done.stdout)
-    assert outputs[0].count("python -m training") == 12
+    assert outputs[0].count("] python -m training") == 12  # cards name commands too
     assert outputs[1].count("finished before") == 12
     folder = tmp_path / "checkpoints"
     for card in folder.glob("*.md"):

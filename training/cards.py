@@ -269,7 +269,8 @@ def _calibration(spec: CheckpointSpec) -> str:
     n = spec.metrics[f"ece_{keys[0]}"].n
     return (
         f"## Calibration on test patients\n\nExpected calibration error and Brier score before "
-        f"(bare sigmoid) and after calibration; n = {n} images.\n\n"
+        f"(bare sigmoid) and after calibration; n = {n} images. Resampling raises an ECE a little, "
+        "so a small one may lie below its interval.\n\n"
         + _table(("finding", "ECE before", "ECE after", "Brier before", "Brier after"), rows)
     )
 
