@@ -27,14 +27,13 @@ def phantom_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training folders of phantoms, `lungs`, `nih`, `pretrain`, and `masks` of `nih`; read only."""
     from training.data import read_finding_index
     from training.masks import mask_path
-    from training.reproduce import PHANTOM_HW, make_phantom_sets
+    from training.reproduce import make_phantom_sets
 
     folder = tmp_path_factory.mktemp("phantom_sets")
-    make_phantom_sets(folder)
+    phantoms = make_phantom_sets(folder)
     (folder / "masks").mkdir()
-    for seed, case in enumerate(read_finding_index(folder / "nih")):
-        lungs = make_phantom(seed=seed, hw=PHANTOM_HW).lungs
-        cv2.imwrite(str(mask_path(folder / "masks", case.name)), lungs)
+    for phantom, case in zip(phantoms, read_finding_index(folder / "nih"), strict=True):
+        cv2.imwrite(str(mask_path(folder / "masks", case.name)), phantom.lungs)
     return folder
 
 

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
-from cxrdemo.phantom import make_phantom
+from cxrdemo.phantom import Phantom, make_phantom
 from cxrdemo.results import MaskingMode
 from training import evaluate, masks
 from training.chain import Step, describe, publication, run_chain
@@ -147,7 +147,10 @@ def run(args: argparse.Namespace) -> None:
         if args.data is not None:
             raise DataError(f"The preset {args.preset} makes its own data. Leave out --data.")
         data = out / "data"
-        make_phantom_sets(data)
+        if not data.exists():
+            draft = out / "draft-data"
+            make_phantom_sets(draft)
+            draft.rename(data)
     elif args.data is None:
         raise DataError(f"The preset {args.preset} needs --data.")
     else:
@@ -235,11 +238,14 @@ def plan(
     return steps
 
 
-def make_phantom_sets(folder: Path) -> None:
+def make_phantom_sets(folder: Path) -> list[Phantom]:
     """Writes three tiny sets of phantoms in the index layouts: `lungs`, `nih` and `pretrain`.
 
     Every class has `PHANTOMS_PER_CLASS` patients in every split. Nodules and masses are drawn; of
     the other findings there is nothing to see but their label.
+
+    Returns:
+        The phantoms, in the order of `nih`.
     """
     classes = (*FINDING_KEYS, NO_FINDING.key)
     columns = (*FINDING_KEYS, *AUXILIARY_KEYS, NO_FINDING.key)
@@ -248,8 +254,10 @@ def make_phantom_sets(folder: Path) -> None:
     for name in rows:
         (folder / name / "images").mkdir(parents=True, exist_ok=True)
     (folder / "lungs" / "masks").mkdir(exist_ok=True)
+    phantoms = []
     for seed, (split, key) in enumerate(people):
         phantom = make_phantom(seed=seed, hw=PHANTOM_HW, nodule=key == "Nodule", mass=key == "Mass")
+        phantoms.append(phantom)
         name = f"phantom-{seed:03d}.png"
         picture = np.rint(phantom.radiograph.pixels * 255.0).astype(np.uint8)
         cv2.imwrite(str(folder / "nih" / "images" / name), picture)
@@ -271,3 +279,4 @@ def make_phantom_sets(folder: Path) -> None:
             writer = csv.DictWriter(stream, list(of_set[0]))
             writer.writeheader()
             writer.writerows(of_set)
+    return phantoms
