@@ -111,7 +111,7 @@ def prompts(setting: Setting) -> list[Row]:
         rows.append(
             Row(
                 f"prompt on a cached embedding, {name}",
-                "the encoder again",
+                "the bundled encoder again",
                 f"{times[name]}, {ratio(times['encoder'], times[name]):.1f} x",
                 f"< {goal * 1000:.0f} ms",
                 times[name].median < goal,

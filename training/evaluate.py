@@ -589,6 +589,8 @@ def _evaluate_lungs(args: argparse.Namespace) -> Measured:
 def _evaluate_findings(args: argparse.Namespace) -> Measured:
     classifiers = load_classifiers(args.checkpoints)
     cases = _of_split(read_finding_index(args.data), args)
+    # First, so that a table of another version is told before the long part.
+    doubts = None if args.masks is None else _doubts(args.masks, cases)
     outputs = {mode: run_classifier(c, cases, args.masks) for mode, c in classifiers.items()}
     masked = []
     if args.masks is not None:
@@ -631,7 +633,6 @@ def _evaluate_findings(args: argparse.Namespace) -> Measured:
     sections += [_curves(mode, outputs[mode], c.spec) for mode, c in classifiers.items()]
     sections += [_examples(classifiers, outputs, cases, args.masks)]
     if args.masks is not None:
-        doubts = _doubts(args.masks, cases)
         facts["lung masks with a reason for doubt"] = (
             "no quality table" if doubts is None else f"{len(doubts)} of {len(cases)}"
         )
