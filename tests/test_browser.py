@@ -646,7 +646,7 @@ def test_a_closed_tab_leaves_no_image_behind(
     (image,) = images
     assert image() is not None
     tab.close()
-    for _ in range(100):
+    for _ in range(300):  # what is being read ends between two stages
         gc.collect()
         if image() is None:
             break
