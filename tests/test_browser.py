@@ -643,15 +643,15 @@ def test_a_closed_tab_leaves_no_image_behind(
     monkeypatch.setattr(page_module, "read_radiograph", read_and_remember)
     tab = watched.open()
     upload(tab, phantom_png(1))
-    (image,) = images
-    assert image() is not None
+    # A tab of the test before may have had one in the queue still.
+    assert any(image() is not None for image in images)
     tab.close()
     for _ in range(300):  # what is being read ends between two stages
         gc.collect()
-        if image() is None:
+        if all(image() is None for image in images):
             break
         time.sleep(0.1)
-    assert image() is None
+    assert all(image() is None for image in images)
 
 
 def test_a_doubtful_image_shows_its_numbers_on_request(

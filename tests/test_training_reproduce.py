@@ -254,24 +254,23 @@ def test_untrained_weights_are_kept_out_of_real_folders(
             assert (folder / "manifest.json").read_bytes() == before
 
 
-def test_the_smoke_preset_runs_the_whole_chain(tmp_path: Path) -> None:
+def test_the_smoke_preset_runs_the_whole_chain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # In a process of its own: a command's threads, seeds and warnings are not this session's.
-    command = [sys.executable, "-m", "training", "reproduce", "--preset", "smoke"]
-    command += ["--out", str(tmp_path)]
-    outputs = []
-    for _ in range(2):
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        outputs.append(done.stdout)
-    assert outputs[0].count("] python -m training") == 12  # cards name commands too
-    assert outputs[1].count("finished before") == 12
+    words = ["reproduce", "--preset", "smoke", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *words],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("] python -m training") == 12  # cards name commands too
+    assert main(words) == 0  # trains nothing any more
+    assert capsys.readouterr().out.count("finished before") == 12
     folder = tmp_path / "checkpoints"
     for card in folder.glob("*.md"):
         assert publish.UNTRAINED in card.read_text(encoding="utf-8")
