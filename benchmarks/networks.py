@@ -1,7 +1,9 @@
 """Rows on the networks alone: embeddings, prompts, Grad-CAM, and the machine's own limit."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +14,8 @@ from benchmarks.harness import Row, Timing, interleaved, ratio
 from benchmarks.plain import grad_cams
 from benchmarks.setting import Setting
 from cxrdemo.checkpoints import CheckpointSpec
-from cxrdemo.classifier import Evidence, logits_of
+from cxrdemo.classifier import Evidence
+from cxrdemo.devices import computing_in, hold_in
 from cxrdemo.engines import Engine, compile_part
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.placement import Placement
@@ -51,21 +54,33 @@ def vit_b(setting: Setting) -> list[Row]:
             torch.nn.init.normal_(block.attn.rel_pos_h, std=0.02)
             torch.nn.init.normal_(block.attn.rel_pos_w, std=0.02)
     image = torch.rand(1, 3, 1024, 1024)
-    parts = {"reference": lambda: plain(image), "torch": lambda: network.image_encoder(image)}
-    compiled = _compiled(setting, network.image_encoder, network, (1024, 1024), "bench-vit-b")
-    if compiled:
+    hold_in(setting.precision, network.image_encoder.modules())
+
+    def ours() -> torch.Tensor:
+        with computing_in(setting.precision, "cpu"):
+            return cast(torch.Tensor, network.image_encoder(image))
+
+    parts: dict[str, Callable[[], torch.Tensor]] = {"reference": lambda: plain(image)}
+    parts["torch"] = ours
+    if "openvino" in setting.engines:
+        compiled = compile_part(
+            plain, plain, input_hw=(1024, 1024), key="bench-vit-b",
+            precision=setting.precision, folder=setting.cache,
+        )  # fmt: skip
         parts["openvino"] = lambda: compiled(image)
     with torch.inference_mode():
         expected = plain(image)
         times = interleaved(parts, repeats=min(3, setting.repeats), warm_up=0)
-        found = {name: run() for name, run in parts.items()}
+        found = {name: run().float() for name, run in parts.items()}
     cosine = {
         name: float(torch.nn.functional.cosine_similarity(y.flatten(), expected.flatten(), dim=0))
         for name, y in found.items()
     }
     return _against(
         setting, "MedSAM ViT-B embedding at 1024", "segment-anything fp32 eager", times, 6.0,
-        _gflop(partial(plain, image)), {"cosine": cosine}, "random weights",
+        _gflop(partial(plain, image)), {"cosine": cosine},
+        f"random weights, {setting.precision}; cosine with the reference "
+        f"{min(cosine.values()):.5f} or more",
     )  # fmt: skip
 
 
@@ -81,8 +96,8 @@ def segmenter(setting: Setting) -> list[Row]:
     return _against(
         setting, "bundled segmenter, image to mask", "same modules, fp32 eager", times, 2.0,
         _gflop(lambda: setting.plain.lungs(radiograph.pixels)), {"iou": ious},
-        f"phantom of {radiograph.hw[0]} x {radiograph.hw[1]}; mask IoU with the reference "
-        f"{min(ious.values()):.4f} or more; real images in tests/test_engines.py",
+        f"{setting.precision}; phantom of {radiograph.hw[0]} x {radiograph.hw[1]}; mask IoU with "
+        f"the reference {min(ious.values()):.4f} or more; real images in tests/test_engines.py",
     )  # fmt: skip
 
 
@@ -94,7 +109,7 @@ def prompts(setting: Setting) -> list[Row]:
     click = (radiograph.hw[1] * 0.3, radiograph.hw[0] * 0.5)
     torch.manual_seed(0)
     spec = CheckpointSpec("random", "lungs", "sam-vit-b-1024", "", "", MEDSAM_INPUT)
-    big = LungSegmenter(spec, build_vit_b())
+    big = LungSegmenter(spec, build_vit_b(), precision=setting.precision)
     features = torch.randn(1, 256, 64, 64)
     placement = found.embedding.placement.stretch(radiograph.hw, (1024, 1024))
     embedding = type(found.embedding)(features, placement)
@@ -118,7 +133,7 @@ def prompts(setting: Setting) -> list[Row]:
                 {k: v.seconds for k, v in times.items()},
                 f"native mask included; decoder alone {times['bundled decoder alone']}"
                 if name == "bundled"
-                else "random weights",
+                else f"random weights, {setting.precision}",
             )
         )
     return rows
@@ -143,9 +158,7 @@ def grad_cam(setting: Setting) -> list[Row]:
     def ours(name: Engine) -> None:
         for mode in ALL_MASKINGS:
             part, image = pipelines[name]._classifiers[mode], images[mode]
-            activations = part._activations(image)
-            logits_of(part.network, activations)
-            explain(part, Evidence(image, activations, placement))
+            explain(part, Evidence(image, part.score(image)[1], placement))
 
     parts = {"grad-cam": package, "bare forward": bare}
     parts |= {name: partial(ours, name) for name in pipelines}
@@ -162,12 +175,6 @@ def grad_cam(setting: Setting) -> list[Row]:
                 f"{cost:.2f} x", "<= 1.2 x", cost <= 1.2),
         ]  # fmt: skip
     return rows
-
-
-def _compiled(setting: Setting, part, network, hw, key):  # type: ignore[no-untyped-def]
-    if "openvino" not in setting.engines:
-        return None
-    return compile_part(part, network, input_hw=hw, key=key, folder=setting.cache)
 
 
 def _against(

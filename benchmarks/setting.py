@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from segment_anything.modeling import TwoWayTransformer
+from timm.models.tiny_vit import Attention
 
 from benchmarks import plain
 from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointStore, load_strictly
 from cxrdemo.cli import DEFAULT_CHECKPOINTS
+from cxrdemo.devices import Precision, fastest_precision
 from cxrdemo.engines import Engine, cache_folder
 from cxrdemo.examples import make_dicom
 from cxrdemo.inputs import normalise, place
@@ -51,6 +54,11 @@ class Setting:
         return ("torch", "openvino") if find_spec("openvino") else ("torch",)
 
     @property
+    def precision(self) -> Precision:
+        """Of everything but the references, which are fp32: as the app chooses it here."""
+        return fastest_precision("cpu")
+
+    @property
     def cache(self) -> Path:
         """Where converted networks are kept from one run to the next."""
         return cache_folder()
@@ -59,7 +67,7 @@ class Setting:
     def pipelines(self) -> dict[Engine, Pipeline]:
         """The bundled checkpoints, by engine."""
         return {
-            engine: Pipeline.from_checkpoints(DEFAULT_CHECKPOINTS, engine=engine)
+            engine: Pipeline.from_checkpoints(DEFAULT_CHECKPOINTS, precision="auto", engine=engine)
             for engine in self.engines
         }
 
@@ -98,6 +106,10 @@ class PlainNetworks:
         assert spec is not None
         network = segmenter_room.ARCHITECTURES[spec.architecture]().eval().requires_grad_(False)
         load_strictly(network, store.load(spec), spec.name)
+        for part in network.modules():
+            # As the packages have them, without the ways round of `cxrdemo.segmenter`.
+            if isinstance(part, Attention | TwoWayTransformer):
+                part.__class__ = Attention if isinstance(part, Attention) else TwoWayTransformer
         classifiers: dict[MaskingMode, torch.nn.Module] = {}
         for mode in ALL_MASKINGS:
             found = store.findings(mode)

@@ -18,6 +18,7 @@ from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from training.data import FindingCase
 from training.findings import FindingDataset
+from training.runs import EvenSampler
 
 BATCH = 16
 SIZE = 224
@@ -55,7 +56,7 @@ def loader(setting: Setting) -> list[Row]:
         run = _training_step("cpu", bf16=has_bf16("cpu"), channels_last=True)
 
         def from_files() -> None:
-            for batch in DataLoader(dataset, batch_size=BATCH):
+            for batch in DataLoader(dataset, batch_size=BATCH, sampler=EvenSampler(len(dataset))):
                 run(batch["image"])
 
         def from_memory() -> None:

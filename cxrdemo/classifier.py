@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torchvision.models import DenseNet, RegNet, ResNet, resnet50
 
 from cxrdemo.checkpoints import CheckpointSpec
+from cxrdemo.devices import Precision, computing_in, hold_in
 from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import normalise, place
 from cxrdemo.placement import Placement
@@ -90,6 +91,21 @@ def activations_of(network: nn.Module, images: Tensor) -> Tensor:
     return cast(Tensor, x)
 
 
+def layers_below_pooling(network: nn.Module) -> list[nn.Module]:
+    """The layers that compute the activations, and none of the head; tried on an empty image."""
+    found: list[nn.Module] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: found.append(layer))
+        for layer in network.modules()
+    ]
+    like = next(network.parameters())
+    with torch.inference_mode():
+        activations_of(network, torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=like.device))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def logits_of(network: nn.Module, activations: Tensor) -> Tensor:
     """Logits (B, K) from the last block's output."""
     return head_of(network, F.adaptive_avg_pool2d(activations, 1))
@@ -115,10 +131,10 @@ def head_gradients(network: nn.Module, activations: Tensor) -> Tensor:
         network: In evaluation mode.
         activations: (1, C, h, w).
     """
-    # Evidence made in inference mode holds tensors that autograd refuses, and in autocast perhaps
-    # half-precision ones; the clone is an ordinary one of fp32.
+    # Evidence made in inference mode holds tensors that autograd refuses; the clone is an ordinary
+    # one.
     with torch.inference_mode(False), torch.enable_grad():
-        pooled = F.adaptive_avg_pool2d(activations.clone().float(), 1)
+        pooled = F.adaptive_avg_pool2d(activations.clone(), 1)
         pooled.requires_grad_(True)
         logits = head_of(network, pooled)[0]
         rows = [torch.autograd.grad(k, pooled, retain_graph=True)[0].flatten() for k in logits]
@@ -179,9 +195,23 @@ class FindingClassifier:
         network: nn.Module,
         *,
         device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
         activations: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Takes a network, and what computes its activations where it does not do so itself."""
+        """Takes a network, which becomes its own.
+
+        Args:
+            spec: Of the weights.
+            network: From `build_network`.
+            device: Where it runs.
+            precision: Of everything below the pooling. The head stays in fp32: it costs nothing,
+                and its logits are compared with thresholds.
+            activations: What computes them, in that precision, where the network does not do so
+                itself.
+
+        Raises:
+            CheckpointError: If the spec names no masking or no labels.
+        """
         if spec.masking is None or not spec.labels:
             raise CheckpointError(f"The checkpoint {spec.name} names no masking or no labels.")
         self.spec = spec
@@ -189,6 +219,9 @@ class FindingClassifier:
         self.labels = tuple(label.key for label in spec.labels)
         self._device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self._device)
+        self.precision: Precision = precision
+        if precision == "bf16" and activations is None:
+            hold_in(precision, layers_below_pooling(self.network))
         self._activations = activations or partial(activations_of, self.network)
 
     @torch.inference_mode()
@@ -203,8 +236,8 @@ class FindingClassifier:
         """
         canvas, placement = place(pixels, self.spec.inputs)
         images = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
-        activations = self._activations(images)
-        logits = logits_of(self.network, activations)[0].float().cpu().numpy()
+        found, activations = self.score(images)
+        logits = found[0].cpu().numpy()
         findings = Findings(
             labels=self.labels,
             logits=logits,
@@ -214,6 +247,14 @@ class FindingClassifier:
             beats_chance=np.array([self.spec.beats_chance(key) for key in self.labels]),
         )
         return findings, Evidence(images, activations, placement)
+
+    @torch.inference_mode()
+    def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and activations (B, C, h, w), both fp32, of inputs (B, 3, H, W)."""
+        with computing_in(self.precision, self._device):
+            activations = self._activations(images)
+        activations = activations.float()
+        return logits_of(self.network, activations), activations
 
     def _calibrate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Platt scaling, per label, as the spec gives it."""

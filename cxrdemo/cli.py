@@ -65,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
 
+    models.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="what the networks compute in; auto takes bf16 where the hardware has it "
+        "(default: %(default)s)",
+    )
+
     analyse = commands.add_parser("analyse", parents=[models], help="analyse image files")
     analyse.add_argument("files", nargs="+", type=Path, metavar="FILE")
     analyse.add_argument(
@@ -104,7 +112,11 @@ def _analyse(args: argparse.Namespace) -> int:
     names = _result_names(args.files)
     folder = checkpoint_folder(args.checkpoints)
     pipeline = Pipeline.from_checkpoints(
-        folder, medsam=args.medsam, device=args.device, engine=args.engine
+        folder,
+        medsam=args.medsam,
+        device=args.device,
+        precision=args.precision,
+        engine=args.engine,
     )
     args.out.mkdir(parents=True, exist_ok=True)
     failures = 0
@@ -176,6 +188,7 @@ def _serve(args: argparse.Namespace) -> int:
         checkpoints=checkpoint_folder(args.checkpoints),
         medsam=args.medsam,
         device=args.device,
+        precision=args.precision,
         engine=args.engine,
         host=args.host,
         port=args.port,

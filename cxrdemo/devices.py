@@ -4,11 +4,15 @@ A processor without bf16 instructions runs it all the same, by converting to fp3
 several times slower than fp32 itself. So the hardware is asked, and nothing is guessed.
 """
 
+import contextlib
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["fp32", "bf16"]
+AskedPrecision = Literal["auto", "fp32", "bf16"]
 
 _CPU_FLAGS: Final = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 """bf16 arithmetic by name in `torch.cpu.get_capabilities`: x86, then Arm."""
@@ -31,6 +35,31 @@ def has_bf16(device: torch.device | str) -> bool:
 def fastest_precision(device: torch.device | str) -> Precision:
     """Gives "bf16" where the device has it, otherwise "fp32": never slower than plain fp32."""
     return "bf16" if has_bf16(device) else "fp32"
+
+
+def precision_for(asked: AskedPrecision, device: torch.device | str) -> Precision:
+    """What was asked for; "auto" asks for the fastest."""
+    return fastest_precision(device) if asked == "auto" else asked
+
+
+def computing_in(
+    precision: Precision, device: torch.device | str
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which a network computes in a precision: bf16 by autocast."""
+    enabled = precision == "bf16"
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
+
+
+def hold_in(precision: Precision, layers: Iterable[nn.Module]) -> None:
+    """Keeps the weights of convolutions and linear layers in a precision, in place.
+
+    Autocast would convert them anew at every call. Other layers stay in fp32, as they do under
+    autocast.
+    """
+    if precision == "bf16":
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.to(torch.bfloat16)
 
 
 def training_precision(device: torch.device | str) -> Literal["bf16-mixed", "32-true"]:

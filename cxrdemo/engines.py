@@ -103,7 +103,8 @@ def compile_part(
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "CACHE_DIR": str(folder),
+            # OpenVINO 2026.4 takes what it compiled for one precision for another, and crashes.
+            "CACHE_DIR": str(folder / precision),
         },
     )
 

@@ -46,7 +46,12 @@ def analysis_to_json(analysis: Analysis, doubts: Sequence[Doubt] = ()) -> dict[s
         "lungs": None if analysis.lungs is None else _lungs(analysis.lungs, spacing),
         "maskings": {str(mode): _reading(r) for mode, r in analysis.readings.items()},
         "checkpoints": [
-            {"role": use.role, "name": use.name, "sha256": use.sha256}
+            {
+                "role": use.role,
+                "name": use.name,
+                "sha256": use.sha256,
+                "precision": use.precision,
+            }
             for use in analysis.checkpoints
         ],
         "seconds": {stage: round(value, 4) for stage, value in analysis.seconds.items()},

@@ -128,7 +128,7 @@ WEAK_SIGNS_MASK: Final = 3
 WEAK_SIGNS_OTHER: Final = 4
 """So many weak signs at once make a mask doubtful, and the picture no chest X-ray."""
 
-_SAMPLED_PX: Final = 1024
+_SAMPLED_PX: Final = 512
 """From about so many rows and columns the grey values of a larger image are taken."""
 
 _LONG_SIDE: Final = 256

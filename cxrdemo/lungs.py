@@ -41,7 +41,12 @@ def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
         uint8 (H, W) with `Side` values, and the number of parts, specks not counted.
     """
     sides = np.zeros(mask.shape, np.uint8)
-    _, parts, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    # What lies outside the mask's box is not looked at.
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+    shown = slice(y0, y0 + height), slice(x0, x0 + width)
+    if not width:
+        return sides, 0
+    _, parts, stats, centres = cv2.connectedComponentsWithStats(mask[shown].view(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0  # the background
     if areas.max() < MIN_LUNG_PX_FRACTION * mask.size:
@@ -53,14 +58,14 @@ def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
         box, lungs = _filled_part(parts, int(by_size[0]), stats)
         quarter = width // 4
         cut = quarter + int(np.argmin(lungs[:, quarter : width - quarter].sum(axis=0)))
-        sides[box][:, :cut][lungs[:, :cut]] = Side.RIGHT
-        sides[box][:, cut:][lungs[:, cut:]] = Side.LEFT
+        sides[shown][box][:, :cut][lungs[:, :cut]] = Side.RIGHT
+        sides[shown][box][:, cut:][lungs[:, cut:]] = Side.LEFT
         return sides, found
     # A lone lung is judged by the image's midline, for want of a better one.
-    midline = centres[by_size, 0].mean() if len(by_size) == 2 else mask.shape[1] / 2
+    midline = centres[by_size, 0].mean() if len(by_size) == 2 else mask.shape[1] / 2 - x0
     for part in by_size:
         box, lung = _filled_part(parts, int(part), stats)
-        sides[box][lung] = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
+        sides[shown][box][lung] = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
     return sides, found
 
 
@@ -92,13 +97,7 @@ def assess(sides: NDArray[np.uint8], *, components: int, predicted_iou: float) -
     left = np.count_nonzero(sides == Side.LEFT) / sides.size
     total = right + left
     asymmetry = abs(right - left) / total if total else 0.0
-    inside = sides > 0
-    edges = {
-        "top": inside[0],
-        "bottom": inside[-1],
-        "left": inside[:, 0],
-        "right": inside[:, -1],
-    }
+    edges = {"top": sides[0], "bottom": sides[-1], "left": sides[:, 0], "right": sides[:, -1]}
     clipped = tuple(name for name, line in edges.items() if line.any())
     reasons = []
     if total == 0:

@@ -145,14 +145,15 @@ def apply_mask(
         fill: Value of the removed pixels, exactly.
 
     Returns:
-        A new float32 (H, W) array; the kept pixels are unchanged.
+        float32 (H, W): a new array whose kept pixels are unchanged, or `pixels` itself if all are
+        kept.
 
     Raises:
         GridMismatchError: If the two differ in size.
     """
     if pixels.shape != kept.shape:
         raise GridMismatchError(f"The mask is {kept.shape}, the image {pixels.shape}.")
-    return np.where(kept, pixels, np.float32(fill))
+    return pixels if kept.all() else np.where(kept, pixels, np.float32(fill))
 
 
 def _widened(distance: NDArray[np.float32], margin_px: float) -> NDArray[np.bool_]:

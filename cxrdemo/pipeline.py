@@ -1,4 +1,4 @@
-"""The pipeline: the only owner of models, device, precision and lock.
+"""The pipeline: the only owner of models, engine and lock.
 
 Nothing here draws, and nothing is remembered between calls, so one pipeline serves many users.
 """
@@ -23,7 +23,7 @@ from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
 from cxrdemo.classifier import Evidence, FindingClassifier, activations_of
-from cxrdemo.devices import Precision
+from cxrdemo.devices import AskedPrecision, Precision, precision_for
 from cxrdemo.engines import Engine, Part, compile_part, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
@@ -74,8 +74,6 @@ class Pipeline:
         classifiers: Mapping[MaskingMode, FindingClassifier],
         *,
         coarse: LungSegmenter | None = None,
-        device: torch.device | str = "cpu",
-        precision: Precision = "fp32",
         notes: Sequence[str] = (),
     ) -> None:
         """Takes loaded parts.
@@ -84,8 +82,6 @@ class Pipeline:
             segmenter: Gives the lung mask; None leaves only masking NONE.
             classifiers: One for each masking it was trained for; may be empty.
             coarse: Finds each lung's box for a segmenter whose spec asks for boxes.
-            device: Where the parts are.
-            precision: "bf16" runs the networks under autocast.
             notes: Warnings about the set-up, repeated in every analysis.
 
         Raises:
@@ -99,8 +95,6 @@ class Pipeline:
         self._segmenter = segmenter
         self._classifiers = dict(classifiers)
         self._coarse = coarse
-        self._device = torch.device(device)
-        self._precision = precision
         self._notes = tuple(notes)
         self._lock = threading.Lock()
 
@@ -111,7 +105,7 @@ class Pipeline:
         *,
         medsam: Path | None = None,
         device: torch.device | str = "cpu",
-        precision: Precision = "fp32",
+        precision: AskedPrecision = "fp32",
         engine: Engine = "torch",
         cache: Path | None = None,
     ) -> Self:
@@ -123,7 +117,9 @@ class Pipeline:
             medsam: Stock MedSAM weights (`medsam_vit_b.pth`) to take the place of the listed
                 segmenter, which then finds the boxes for it.
             device: Where to run.
-            precision: See the constructor.
+            precision: What the networks compute in. "auto" takes bf16 where the device has it,
+                which moves a probability by a few thousandths; "fp32" is what the published
+                figures were measured in.
             engine: What computes. Where "openvino" cannot, PyTorch does, and every analysis says
                 so.
             cache: Where "openvino" keeps converted networks; None takes `engines.cache_folder()`.
@@ -133,7 +129,7 @@ class Pipeline:
         """
         store = CheckpointStore.open(folder)
         engine, note = usable_engine(engine, device)
-        loader = _Loader(store, device, precision, engine, cache)
+        loader = _Loader(store, device, precision_for(precision, device), engine, cache)
         listed = store.lungs()
         specs = {mode: spec for mode in ALL_MASKINGS if (spec := store.findings(mode))}
         # Reading, hashing and widening the weights leave a core idle by turns.
@@ -149,8 +145,6 @@ class Pipeline:
             segmenter,
             classifiers,
             coarse=coarse,
-            device=device,
-            precision=precision,
             notes=[note] if note else [],
         )
 
@@ -182,7 +176,7 @@ class Pipeline:
         """
         if self._segmenter is None:
             raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
-        with self._lock, self._running():
+        with self._lock:
             return self._find(self._segmenter, radiograph)
 
     def correct(
@@ -207,7 +201,7 @@ class Pipeline:
         """
         if self._segmenter is None:
             raise CheckpointError("No lung segmenter is installed: there is nothing to correct.")
-        with self._lock, self._running():
+        with self._lock:
             if box is not None:
                 lungs = self._segmenter.redo_box(found.embedding, found.lungs, box)
             else:
@@ -235,7 +229,7 @@ class Pipeline:
         whole = self._classifiers.get(MaskingMode.NONE)
         curve: list[tuple[float, Findings]] = []
         outside = None
-        with self._lock, self._running():
+        with self._lock:
             if loose:
                 surroundings = Surroundings(lungs.inside)
                 for margin in margins:
@@ -275,7 +269,7 @@ class Pipeline:
             raise ValueError("at least one masking must be asked for")
         clock: dict[str, float] = {}
         warnings = [*radiograph.source.warnings, *self._notes]
-        with self._lock, self._running():
+        with self._lock:
             with _timed(clock, "lungs"):
                 lungs = self._lungs_or_warning(radiograph, lungs, warnings)
             on_canvas = _on_canvases(lungs)
@@ -375,15 +369,10 @@ class Pipeline:
             *((f"findings {mode}", self._classifiers[mode]) for mode in readings),
         ]
         return tuple(
-            CheckpointUse(part.spec.name, part.spec.sha256, role) for role, part in parts if part
+            CheckpointUse(part.spec.name, part.spec.sha256, role, part.precision)
+            for role, part in parts
+            if part
         )
-
-    @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
-        """The one place that decides precision."""
-        enabled = self._precision == "bf16"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=enabled):
-            yield
 
 
 def _classify(
@@ -476,12 +465,16 @@ class _Loader:
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
         part = self._compiled(spec, network, partial(activations_of, network))
-        return FindingClassifier(spec, network, device=self.device, activations=part)
+        return FindingClassifier(
+            spec, network, device=self.device, precision=self.precision, activations=part
+        )
 
     def _as_segmenter(self, spec: CheckpointSpec, network: SamNetwork) -> LungSegmenter:
         network.to(memory_format=torch.channels_last)
         encode = self._compiled(spec, network, network.image_encoder)
-        return LungSegmenter(spec, network, device=self.device, encode=encode)
+        return LungSegmenter(
+            spec, network, device=self.device, precision=self.precision, encode=encode
+        )
 
     def _compiled(self, spec: CheckpointSpec, network: torch.nn.Module, part: Part) -> Part | None:
         """What runs a part in PyTorch's place; None if PyTorch runs it."""

@@ -7,12 +7,13 @@ Sizes are (H, W); points are (x, y); boxes are XYXY.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Pixel = TypeVar("Pixel", np.float32, np.uint8)
 Interpolation = Literal["area", "cubic"]
 PlacementKind = Literal["letterbox", "stretch"]
 
@@ -88,7 +89,14 @@ class Placement:
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Resizes a mask into the canvas: a pixel is set where at least half of it is covered."""
-        return self.image(mask.astype(np.float32), fill=0.0) >= 0.5
+        self._check(mask, self.source_hw)
+        # As bytes, which halve the time: 127.5 is rounded up.
+        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw) >= 128
+        if self.content_hw == self.target_hw:
+            return covered
+        canvas = np.zeros(self.target_hw, bool)
+        canvas[self.content] = covered
+        return canvas
 
     def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Moves (N, 2) points from the image to the canvas."""
@@ -167,15 +175,15 @@ class Placement:
         resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
         return cast(NDArray[np.float32], resized)
 
-    def _check(self, array: NDArray[np.float32], expected_hw: tuple[int, int]) -> None:
+    def _check(self, array: NDArray[Any], expected_hw: tuple[int, int]) -> None:
         if array.shape != expected_hw:
             raise ValueError(f"expected an array of (H, W) {expected_hw}, got {array.shape}")
 
 
-def _resize_area(image: NDArray[np.float32], hw: tuple[int, int]) -> NDArray[np.float32]:
+def _resize_area(image: NDArray[Pixel], hw: tuple[int, int]) -> NDArray[Pixel]:
     """Area average when shrinking, bilinear when enlarging; a copy when the size is the same."""
     if image.shape == hw:
         return image.copy()
     shrinks = hw[0] < image.shape[0] or hw[1] < image.shape[1]
     mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cast(NDArray[np.float32], cv2.resize(image, (hw[1], hw[0]), interpolation=mode))
+    return cast(NDArray[Pixel], cv2.resize(image, (hw[1], hw[0]), interpolation=mode))

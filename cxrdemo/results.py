@@ -228,6 +228,7 @@ class CheckpointUse:
     name: str
     sha256: str
     role: str
+    precision: str
 
 
 @dataclass(frozen=True, eq=False)

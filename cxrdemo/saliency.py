@@ -44,8 +44,8 @@ def explain(
     """
     if method != GRAD_CAM and method not in PACKAGE_METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    activations = evidence.activations[0].float().cpu().numpy()
-    gradients = head_gradients(classifier.network, evidence.activations).float().cpu().numpy()
+    activations = evidence.activations[0].cpu().numpy()
+    gradients = head_gradients(classifier.network, evidence.activations).cpu().numpy()
     if method == GRAD_CAM:
         grids = list(closed_form_grad_cam(activations, gradients))
     else:

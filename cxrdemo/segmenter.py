@@ -24,10 +24,12 @@ from segment_anything.modeling import (
 )
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from timm.models import tiny_vit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrdemo.checkpoints import CheckpointSpec
+from cxrdemo.devices import Precision, computing_in, hold_in
 from cxrdemo.errors import PromptError
 from cxrdemo.inputs import normalise, place
 from cxrdemo.lungs import assess, split_sides
@@ -38,6 +40,26 @@ from cxrdemo.results import LungMask, Side
 EMBEDDING_CHANNELS: Final = 256
 TINYVIT_CHANNELS: Final = (128, 160, 320)
 """Channels of TinyViT-5M's features at strides 8, 16 and 32."""
+
+
+class RowMajorTransformer(TwoWayTransformer):  # type: ignore[misc]
+    """SAM's decoder transformer, given images whose channels lie together in memory.
+
+    It looks at an image as rows of tokens. Channel by channel, each of its layers would have to
+    copy the image first; the arithmetic is the same.
+    """
+
+    def forward(
+        self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of the prompts (B, N, C) and of the image (B, h * w, C)."""
+        image_embedding, image_pe = (
+            part.contiguous(memory_format=torch.channels_last)
+            for part in (image_embedding, image_pe)
+        )
+        return cast(
+            tuple[Tensor, Tensor], super().forward(image_embedding, image_pe, point_embedding)
+        )
 
 
 class SamNetwork(nn.Module):
@@ -58,7 +80,7 @@ class SamNetwork(nn.Module):
         )
         self.mask_decoder = MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
+            transformer=RowMajorTransformer(
                 depth=2, embedding_dim=EMBEDDING_CHANNELS, mlp_dim=2048, num_heads=8
             ),
             transformer_dim=EMBEDDING_CHANNELS,
@@ -86,14 +108,31 @@ class SamNetwork(nn.Module):
             Logits (B, 1, 4h, 4w) and predicted IoU (B, 1).
         """
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        places = self.prompt_encoder.get_dense_pe()
+        dtype = next(self.mask_decoder.parameters()).dtype
+        embedding, places, sparse, dense = (
+            part.to(dtype) for part in (embedding, places, sparse, dense)
+        )
         logits, iou = self.mask_decoder(
             image_embeddings=embedding,
-            image_pe=self.prompt_encoder.get_dense_pe(),
+            image_pe=places,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
         return logits, iou
+
+
+class FusedBiasAttention(tiny_vit.Attention):
+    """TinyViT's attention whose bias has a batch axis, for PyTorch's fused kernel.
+
+    The kernel takes no bias of three dimensions; without it the matrix is made at full length and
+    read some six times.
+    """
+
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        """(1, heads, tokens, tokens)."""
+        return super().get_attention_biases(device)[None]
 
 
 class TinyViTEncoder(nn.Module):
@@ -104,6 +143,10 @@ class TinyViTEncoder(nn.Module):
         self.trunk = timm.create_model(
             "tiny_vit_5m_224", pretrained=False, features_only=True, out_indices=(1, 2, 3)
         )
+        for part in self.trunk.modules():
+            if type(part) is tiny_vit.Attention:
+                # timm builds its own attentions; this changes how they compute and nothing else.
+                part.__class__ = FusedBiasAttention
         self.lateral = nn.ModuleList(
             nn.Conv2d(channels, EMBEDDING_CHANNELS, 1) for channels in TINYVIT_CHANNELS
         )
@@ -206,7 +249,7 @@ class Embedding:
     """What the image encoder made of one radiograph: enough to answer any prompt.
 
     Attributes:
-        features: (1, 256, h, w) on the segmenter's device.
+        features: (1, 256, h, w) on the segmenter's device, in the precision of its encoder.
         placement: Where the radiograph lies in the canvas.
     """
 
@@ -249,12 +292,27 @@ class LungSegmenter:
         network: SamNetwork,
         *,
         device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
         encode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Takes a network, and what runs its image encoder where it does not do so itself."""
+        """Takes a network, which becomes its own.
+
+        Args:
+            spec: Of the weights.
+            network: From `ARCHITECTURES`.
+            device: Where it runs.
+            precision: Of the image encoder and the mask decoder.
+            encode: What runs the image encoder, in that precision, where it does not do so itself.
+        """
         self.spec = spec
         self._device = torch.device(device)
         self._network = network.eval().requires_grad_(False).to(self._device)
+        self.precision: Precision = precision
+        if precision == "bf16":
+            # The decoder whole: between its many small steps conversions would take over.
+            self._network.mask_decoder.to(torch.bfloat16)
+            if encode is None:
+                hold_in(precision, self._network.image_encoder.modules())
         self._encode = encode or self._network.image_encoder
 
     @torch.inference_mode()
@@ -262,7 +320,9 @@ class LungSegmenter:
         """Runs the image encoder, the costly part, once."""
         canvas, placement = place(radiograph.pixels, self.spec.inputs)
         image = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
-        return Embedding(self._encode(image), placement)
+        with computing_in(self.precision, self._device):
+            features = self._encode(image)
+        return Embedding(features, placement)
 
     @torch.inference_mode()
     def find_lungs(

@@ -15,6 +15,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.devices import Precision
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lungs import assess, split_sides
@@ -77,9 +78,12 @@ def tiny_resnet(outputs: int = len(FINDING_KEYS), *, seed: int = 0) -> ResNet:
     return network.eval()
 
 
-def tiny_classifier(mode: MaskingMode, *, size: int = 64) -> FindingClassifier:
+def tiny_classifier(
+    mode: MaskingMode, *, size: int = 64, precision: Precision = "fp32"
+) -> FindingClassifier:
     seed = list(MaskingMode).index(mode)
-    return FindingClassifier(findings_spec(mode, size=size), tiny_resnet(seed=seed))
+    spec = findings_spec(mode, size=size)
+    return FindingClassifier(spec, tiny_resnet(seed=seed), precision=precision)
 
 
 class EllipseSegmenter(LungSegmenter):

@@ -18,6 +18,7 @@ from cxrdemo.classifier import (
     build_network,
     head_gradients,
     keep_outputs,
+    layers_below_pooling,
     logits_of,
     output_layer,
 )
@@ -147,3 +148,14 @@ def test_gradients_of_a_linear_head_are_its_weights() -> None:
     _, evidence = classifier.classify(noise_radiograph().pixels)
     found = head_gradients(classifier.network, evidence.activations)
     assert torch.equal(found, classifier.network.fc.weight)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "timm/convnext_atto", "torchvision/densenet121"])
+def test_the_head_keeps_its_precision(name: str) -> None:
+    network = build_network(name, 5)
+    layers = layers_below_pooling(network)
+    head = network.get_submodule(output_layer(network))
+    assert head not in layers
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions
+    assert all(m in layers for m in convolutions)

@@ -2,8 +2,17 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from torch import nn
 
-from cxrdemo.devices import fastest_precision, has_bf16, training_precision
+from cxrdemo import devices
+from cxrdemo.devices import (
+    computing_in,
+    fastest_precision,
+    has_bf16,
+    hold_in,
+    precision_for,
+    training_precision,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +45,25 @@ def test_a_gpu_computes_in_bf16_from_ampere_on(
 
 def test_any_other_device_computes_in_fp32() -> None:
     assert fastest_precision("mps") == "fp32"
+
+
+def test_a_precision_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision_for("bf16", "mps") == "bf16"
+    assert precision_for("auto", "mps") == "fp32"
+    monkeypatch.setattr(devices, "has_bf16", lambda _: True)
+    assert precision_for("auto", "cpu") == "bf16"
+    assert precision_for("fp32", "cpu") == "fp32"
+
+
+def test_weights_of_convolutions_and_linear_layers_are_kept_in_bf16() -> None:
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)
+    ).eval()
+    hold_in("fp32", layers)
+    assert {p.dtype for p in layers.parameters()} == {torch.float32}
+    hold_in("bf16", layers)
+    found = {name: p.dtype for name, p in layers.named_parameters()}
+    assert found["0.weight"] == found["3.bias"] == torch.bfloat16
+    assert found["1.weight"] == torch.float32
+    with computing_in("bf16", "cpu"):
+        assert layers(torch.rand(1, 3, 3, 3)).dtype == torch.bfloat16

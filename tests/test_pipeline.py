@@ -1,6 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from cxrdemo import classifier as classifier_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointStore, file_sha256
+from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
 from cxrdemo.export import analysis_to_json
 from cxrdemo.phantom import Phantom
@@ -231,9 +233,14 @@ def test_cam_in_lung_is_the_share_of_heat_inside() -> None:
 
 
 def test_bf16_stays_near_fp32(phantom: Phantom) -> None:
-    classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
-    plain = Pipeline(EllipseSegmenter(), classifiers).analyse(phantom.radiograph)
-    half = Pipeline(EllipseSegmenter(), classifiers, precision="bf16").analyse(phantom.radiograph)
+    plain, half = (
+        Pipeline(
+            EllipseSegmenter(),
+            {mode: tiny_classifier(mode, precision=precision) for mode in MaskingMode},
+        ).analyse(phantom.radiograph)
+        for precision in get_args(Precision)
+    )
+    assert [use.precision for use in half.checkpoints] == ["fp32", "bf16", "bf16", "bf16"]
     for mode in MaskingMode:
         a, b = plain.readings[mode].findings.logits, half.readings[mode].findings.logits
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()

@@ -67,15 +67,15 @@ def lungs_part(analysis: Analysis) -> Payload:
     """The outlines of both lungs and the map of margins; null where there is no mask."""
     if analysis.lungs is None:
         return {"lungs": None}
-    shown, coarse = (
-        on_display(analysis.lungs, display_placement(analysis.radiograph.hw, longest_px=size))
-        for size in (IMAGE_PX, LEVELS_PX)
+    fine, coarse = (
+        display_placement(analysis.radiograph.hw, longest_px=size) for size in (IMAGE_PX, LEVELS_PX)
     )
-    if coarse.is_empty:
+    shown, inside = on_display(analysis.lungs, fine), coarse.mask(analysis.lungs.inside)
+    if not inside.any():
         return {"lungs": None}
     return {
         "lungs": {
-            "levels": _data_url(margin_levels(coarse.inside, step=MARGIN_STEP, count=MARGIN_COUNT)),
+            "levels": _data_url(margin_levels(inside, step=MARGIN_STEP, count=MARGIN_COUNT)),
             "step": MARGIN_STEP,
             "count": MARGIN_COUNT,
             "outlines": {str(int(side)): _outlines(shown, side) for side in Side},

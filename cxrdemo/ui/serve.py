@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cxrdemo.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
+    from cxrdemo.devices import AskedPrecision
     from cxrdemo.engines import Engine
     from cxrdemo.pipeline import Pipeline
 
@@ -20,6 +21,7 @@ def serve(
     checkpoints: Path,
     medsam: Path | None = None,
     device: str = "cpu",
+    precision: AskedPrecision = "auto",
     engine: Engine = "torch",
     host: str | None = None,
     port: int | None = None,
@@ -31,6 +33,7 @@ def serve(
             missing.
         medsam: Stock MedSAM weights, see `Pipeline.from_checkpoints`.
         device: Where the networks run.
+        precision: What the networks compute in, see `Pipeline.from_checkpoints`.
         engine: What computes, see `Pipeline.from_checkpoints`.
         host: Address to listen on; None takes `default_host`.
         port: None takes GRADIO_SERVER_PORT from the environment, or 7860.
@@ -49,7 +52,9 @@ def serve(
         # PyTorch takes longer to import than the page to be drawn.
         from cxrdemo.pipeline import Pipeline
 
-        return Pipeline.from_checkpoints(checkpoints, medsam=medsam, device=device, engine=engine)
+        return Pipeline.from_checkpoints(
+            checkpoints, medsam=medsam, device=device, precision=precision, engine=engine
+        )
 
     pipeline = LoadingPipeline(CheckpointStore.open(checkpoints))
     # What the page says about weights from outside the manifest is known once they are loaded.
