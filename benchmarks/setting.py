@@ -108,8 +108,10 @@ class PlainNetworks:
         load_strictly(network, store.load(spec), spec.name)
         for part in network.modules():
             # As the packages have them, without the ways round of `cxrdemo.segmenter`.
-            if isinstance(part, Attention | TwoWayTransformer):
-                part.__class__ = Attention if isinstance(part, Attention) else TwoWayTransformer
+            if isinstance(part, segmenter_room.FusedBiasAttention):
+                part.__class__ = Attention
+            elif isinstance(part, segmenter_room.RowMajorTransformer):
+                part.__class__ = TwoWayTransformer
         classifiers: dict[MaskingMode, torch.nn.Module] = {}
         for mode in ALL_MASKINGS:
             found = store.findings(mode)

@@ -81,22 +81,14 @@ class Placement:
             content = self._resize_cubic(image)
         else:
             content = _resize_area(image, self.content_hw)
-        if self.content_hw == self.target_hw:
-            return content
-        canvas = np.full(self.target_hw, fill, np.float32)
-        canvas[self.content] = content
-        return canvas
+        return self._with_bars(content, fill)
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Resizes a mask into the canvas: a pixel is set where at least half of it is covered."""
         self._check(mask, self.source_hw)
         # As bytes, which halve the time: 127.5 is rounded up.
-        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw) >= 128
-        if self.content_hw == self.target_hw:
-            return covered
-        canvas = np.zeros(self.target_hw, bool)
-        canvas[self.content] = covered
-        return canvas
+        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw)
+        return self._with_bars(covered, 0) >= 128
 
     def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Moves (N, 2) points from the image to the canvas."""
@@ -158,6 +150,14 @@ class Placement:
     @property
     def _offset_xy(self) -> NDArray[np.float32]:
         return np.array([self.offset_hw[1], self.offset_hw[0]], np.float32)
+
+    def _with_bars(self, content: NDArray[Pixel], fill: float) -> NDArray[Pixel]:
+        """The content in its place on the canvas."""
+        if self.content_hw == self.target_hw:
+            return content
+        canvas = np.full(self.target_hw, fill, content.dtype)
+        canvas[self.content] = content
+        return canvas
 
     def _resize_cubic(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         sigma_x, sigma_y = np.maximum(0.0, (1.0 / self._scale_xy - 1.0) / 2.0)
