@@ -373,7 +373,7 @@ def fit(
     resumed = resume_from(folder)
     stored: dict[str, Any] = {}
     if resumed is not None:
-        stored = torch.load(resumed, map_location="cpu", weights_only=True)
+        stored = torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)
         # Lightning starts the loading processes before it tells the sampler the epoch.
         cast(DrawSampler, training.sampler).set_epoch(stored["epoch"] + 1)
         _say(f"going on after epoch {stored['epoch'] + 1} of {settings.epochs}: {resumed}")
