@@ -11,6 +11,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -86,8 +87,6 @@ def compile_part(
         A function of the same image to the same output, fp32 on the CPU; not for several threads at
         once.
     """
-    import openvino
-
     folder = cache_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     libraries = "-".join(f"{name}{version(name)}" for name in _LIBRARIES)
@@ -96,7 +95,7 @@ def compile_part(
         if not path.exists():
             _log.info("Converting %s for OpenVINO, once", key)
             _convert(_Traced(part, network), input_hw, path)
-    compiled: Any = openvino.Core().compile_model(
+    compiled: Any = _core().compile_model(
         path,
         "CPU",
         {
@@ -112,6 +111,19 @@ def compile_part(
         return torch.from_numpy(compiled([images.numpy()])[0])
 
     return run
+
+
+@cache
+def _core() -> Any:
+    """One for the process, for ever.
+
+    Where the processor has AMX, each core of OpenVINO 2026.4 gives the thread a stack for signals.
+    When two go in the order they came, a stack already freed stays registered, and the next signal
+    ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _convert(module: nn.Module, input_hw: tuple[int, int], path: Path) -> None:

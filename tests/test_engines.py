@@ -137,6 +137,28 @@ def test_other_weights_are_converted_anew(tmp_path: Path) -> None:
         torch.testing.assert_close(run(image), network(image), rtol=1e-4, atol=1e-5)
 
 
+@needs_openvino
+def test_a_signal_after_compiled_parts_are_gone_does_no_harm(tmp_path: Path) -> None:
+    program = f"""
+import gc, os, signal, torch
+from pathlib import Path
+from cxrdemo.engines import compile_part
+network = torch.nn.Conv2d(3, 4, 3).eval().requires_grad_(False)
+parts = [
+    compile_part(network, network, input_hw=(64, 64), key="k", folder=Path({str(tmp_path)!r}))
+    for _ in range(2)
+]
+while parts:
+    parts.pop(0)(torch.zeros(1, 3, 64, 64))
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-X", "faulthandler", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
+
+
 def test_bf16_gives_the_same_results_on_real_images(
     bundled_pipeline: Pipeline, data_folder: Path
 ) -> None:
