@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,10 +24,14 @@ from cxrdemo.devices import Precision
 Engine = Literal["torch", "openvino"]
 ENGINES: Final[tuple[Engine, ...]] = ("torch", "openvino")
 
-Part = Callable[[Tensor], Tensor]
-"""The costly part of a network: an image encoder, or all of a classifier below its pooling."""
+Part = Callable[..., Any]
+"""A costly part of a network, from tensors to a tensor or a tuple of them: an image encoder, a mask
+decoder, or all of a classifier below its pooling."""
 
-_LIBRARIES: Final = ("openvino", "torch", "torchvision", "timm")
+ANY_LENGTH: Final = -1
+"""An axis of an input whose length may change from call to call."""
+
+_LIBRARIES: Final = ("openvino", "torch", "torchvision", "timm", "segment-anything")
 """Another version of any of them may give another graph."""
 
 _converting: Final = threading.Lock()
@@ -68,7 +72,7 @@ def compile_part(
     part: Part,
     network: nn.Module,
     *,
-    input_hw: tuple[int, int],
+    shapes: Sequence[tuple[int, ...]],
     key: str,
     precision: Precision = "fp32",
     folder: Path | None = None,
@@ -76,25 +80,26 @@ def compile_part(
     """Converts a part of a network to OpenVINO, or takes what an earlier conversion left on disk.
 
     Args:
-        part: What to run, for one image (1, 3, H, W); it calls `network`.
+        part: What to run; it calls `network`.
         network: In evaluation mode, frozen, on the CPU.
-        input_hw: Size of the image.
-        key: Identifies weights and architecture, such as a sha256.
+        shapes: Of its inputs, fp32; an axis may be of `ANY_LENGTH`.
+        key: Identifies weights, architecture and part, such as by a sha256.
         precision: What it computes in.
         folder: Where converted networks are kept; None takes `cache_folder()`.
 
     Returns:
-        A function of the same image to the same output, fp32 on the CPU; not for several threads at
-        once.
+        A function of the same inputs to the same outputs, fp32 on the CPU; not for several threads
+        at once.
     """
     folder = cache_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     libraries = "-".join(f"{name}{version(name)}" for name in _LIBRARIES)
-    path = folder / f"{key}-{input_hw[0]}x{input_hw[1]}-{libraries}.xml"
+    sizes = "-".join("x".join("n" if n == ANY_LENGTH else str(n) for n in s) for s in shapes)
+    path = folder / f"{key}-{sizes}-{libraries}.xml"
     with _converting:
         if not path.exists():
             _log.info("Converting %s for OpenVINO, once", key)
-            _convert(_Traced(part, network), input_hw, path)
+            _convert(_Traced(part, network), shapes, path)
     compiled: Any = _core().compile_model(
         path,
         "CPU",
@@ -107,8 +112,10 @@ def compile_part(
         },
     )
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(compiled([images.numpy()])[0])
+    def run(*inputs: Tensor) -> Any:
+        outputs = compiled([part.float().numpy() for part in inputs]).to_tuple()
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
 
     return run
 
@@ -126,16 +133,18 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _convert(module: nn.Module, input_hw: tuple[int, int], path: Path) -> None:
+def _convert(module: nn.Module, shapes: Sequence[tuple[int, ...]], path: Path) -> None:
     import openvino
 
-    example = torch.zeros(1, 3, *input_hw)
+    # Two of what may be any number: one could be taken for an axis that is always one.
+    example = tuple(torch.zeros([2 if n == ANY_LENGTH else n for n in shape]) for shape in shapes)
     with warnings.catch_warnings():
         # The tracer warns of every branch on a shape, which is fixed here, and that it is old.
         for category in (torch.jit.TracerWarning, FutureWarning):  # type: ignore[attr-defined]
             warnings.simplefilter("ignore", category)
         model = openvino.convert_model(module, example_input=example)
-    model.reshape([1, 3, *input_hw])
+    inputs = zip(model.inputs, shapes, strict=True)
+    model.reshape({place: openvino.PartialShape(list(shape)) for place, shape in inputs})
     with tempfile.TemporaryDirectory(dir=path.parent) as draft:
         whole = Path(draft) / path.name
         openvino.save_model(model, whole, compress_to_fp16=False)
@@ -152,8 +161,8 @@ class _Traced(nn.Module):
         self._part = part
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self._part(images)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self._part(*inputs)
 
 
 def _installed(package: str) -> str | None:

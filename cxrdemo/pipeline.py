@@ -24,7 +24,7 @@ from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, 
 from cxrdemo.checkpoints import file_sha256 as sha256_of
 from cxrdemo.classifier import Evidence, FindingClassifier, activations_of
 from cxrdemo.devices import AskedPrecision, Precision, precision_for
-from cxrdemo.engines import Engine, Part, compile_part, usable_engine
+from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, apply_mask, kept_region
@@ -45,7 +45,7 @@ from cxrdemo.results import (
     bounding_box,
 )
 from cxrdemo.saliency import explain
-from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts, SamNetwork
+from cxrdemo.segmenter import EMBEDDING_CHANNELS, Embedding, LungSegmenter, Prompts, SamNetwork
 
 Builder = TypeVar("Builder")
 OnCanvas = Callable[[Placement], NDArray[np.bool_] | None]
@@ -464,27 +464,46 @@ class _Loader:
         network = classifiers_room.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
-        part = self._compiled(spec, network, partial(activations_of, network))
+        part = self._compiled(
+            spec, network, partial(activations_of, network), "features", [(1, 3, *spec.inputs.hw)]
+        )
         return FindingClassifier(
             spec, network, device=self.device, precision=self.precision, activations=part
         )
 
     def _as_segmenter(self, spec: CheckpointSpec, network: SamNetwork) -> LungSegmenter:
         network.to(memory_format=torch.channels_last)
-        encode = self._compiled(spec, network, network.image_encoder)
+        encode = self._compiled(
+            spec, network, network.image_encoder, "encoder", [(1, 3, *spec.inputs.hw)]
+        )
+        grid = (1, EMBEDDING_CHANNELS, *network.prompt_encoder.image_embedding_size)
+        prompts = (1, ANY_LENGTH, EMBEDDING_CHANNELS)
+        answer = self._compiled(spec, network, network.answer, "decoder", [grid, prompts, grid])
         return LungSegmenter(
-            spec, network, device=self.device, precision=self.precision, encode=encode
+            spec,
+            network,
+            device=self.device,
+            precision=self.precision,
+            encode=encode,
+            answer=answer,
         )
 
-    def _compiled(self, spec: CheckpointSpec, network: torch.nn.Module, part: Part) -> Part | None:
+    def _compiled(
+        self,
+        spec: CheckpointSpec,
+        network: torch.nn.Module,
+        part: Part,
+        name: str,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> Part | None:
         """What runs a part in PyTorch's place; None if PyTorch runs it."""
         if self.engine == "torch":
             return None
         return compile_part(
             part,
             network.eval().requires_grad_(False),
-            input_hw=spec.inputs.hw,
-            key=f"{spec.architecture.replace('/', '-')}-{spec.sha256[:16]}",
+            shapes=shapes,
+            key=f"{spec.architecture.replace('/', '-')}-{spec.sha256[:16]}-{name}",
             precision=self.precision,
             folder=self.cache,
         )

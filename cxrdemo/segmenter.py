@@ -42,6 +42,10 @@ TINYVIT_CHANNELS: Final = (128, 160, 320)
 """Channels of TinyViT-5M's features at strides 8, 16 and 32."""
 
 
+Answer = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`SamNetwork.answer`, or what does the same."""
+
+
 class RowMajorTransformer(TwoWayTransformer):  # type: ignore[misc]
     """SAM's decoder transformer, given images whose channels lie together in memory.
 
@@ -95,6 +99,7 @@ class SamNetwork(nn.Module):
         boxes: Tensor | None = None,
         points: tuple[Tensor, Tensor] | None = None,
         masks: Tensor | None = None,
+        answer: Answer | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answers B prompts on one image.
 
@@ -103,11 +108,25 @@ class SamNetwork(nn.Module):
             boxes: (B, 4) XYXY on the input canvas, or None.
             points: Coordinates (B, N, 2) on the canvas and labels (B, N), 1 add and 0 remove.
             masks: (B, 1, 4h, 4w) logits of an earlier answer, or None.
+            answer: What runs `answer`, if not this network.
 
         Returns:
             Logits (B, 1, 4h, 4w) and predicted IoU (B, 1).
         """
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        return (answer or self.answer)(embedding, sparse, dense)
+
+    def answer(self, embedding: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the mask decoder.
+
+        Args:
+            embedding: (1, 256, h, w).
+            sparse: (B, N, 256), boxes and points as the prompt encoder gives them.
+            dense: (B, 256, h, w), earlier answers likewise.
+
+        Returns:
+            Logits (B, 1, 4h, 4w) and predicted IoU (B, 1).
+        """
         places = self.prompt_encoder.get_dense_pe()
         dtype = next(self.mask_decoder.parameters()).dtype
         embedding, places, sparse, dense = (
@@ -294,6 +313,7 @@ class LungSegmenter:
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
         encode: Callable[[Tensor], Tensor] | None = None,
+        answer: Answer | None = None,
     ) -> None:
         """Takes a network, which becomes its own.
 
@@ -303,17 +323,20 @@ class LungSegmenter:
             device: Where it runs.
             precision: Of the image encoder and the mask decoder.
             encode: What runs the image encoder, in that precision, where it does not do so itself.
+            answer: What runs the mask decoder for one prompt, likewise.
         """
         self.spec = spec
         self._device = torch.device(device)
         self._network = network.eval().requires_grad_(False).to(self._device)
         self.precision: Precision = precision
         if precision == "bf16":
-            # The decoder whole: between its many small steps conversions would take over.
-            self._network.mask_decoder.to(torch.bfloat16)
+            if answer is None:
+                # The decoder whole: between its many small steps conversions would take over.
+                self._network.mask_decoder.to(torch.bfloat16)
             if encode is None:
                 hold_in(precision, self._network.image_encoder.modules())
         self._encode = encode or self._network.image_encoder
+        self._answer = answer or self._network.answer
 
     @torch.inference_mode()
     def embed(self, radiograph: Radiograph) -> Embedding:
@@ -354,12 +377,8 @@ class LungSegmenter:
         # like the box of one lung.
         height, width = embedding.placement.target_hw
         box = torch.tensor([[0.0, 0.0, width, height]], device=self._device)
-        logits, iou = self._network.decode(embedding.features, boxes=box)
-        return _lung_mask(
-            logits[0, 0].float().cpu().numpy(),
-            embedding.placement,
-            predicted_iou=float(iou[0, 0]),
-        )
+        logits, iou = self._decode(embedding, boxes=box)
+        return _lung_mask(logits, embedding.placement, predicted_iou=iou)
 
     def segment(self, embedding: Embedding, prompts: Prompts) -> LungMask:
         """Answers one prompt, or corrects an earlier answer.
@@ -367,8 +386,8 @@ class LungSegmenter:
         Raises:
             PromptError: If a prompt lies outside the image or a box has no area.
         """
-        logits, iou = self._decode(embedding, [prompts])
-        return _lung_mask(logits[0], embedding.placement, predicted_iou=float(iou[0]))
+        logits, iou = self._ask(embedding, prompts)
+        return _lung_mask(logits, embedding.placement, predicted_iou=iou)
 
     def redo_box(
         self,
@@ -386,47 +405,54 @@ class LungSegmenter:
         Raises:
             PromptError: If the box does not lie inside the image.
         """
-        logits, iou = self._decode(embedding, [Prompts(box=box)])
+        logits, iou = self._ask(embedding, Prompts(box=box))
         placement = embedding.placement
-        height, width = logits.shape[1:]
+        height, width = logits.shape
         scale = np.array([width / placement.target_hw[1], height / placement.target_hw[0]])
         corners = placement.boxes(np.array([box], np.float32))[0].reshape(2, 2) * scale
         (x0, y0), (x1, y1) = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
         merged = previous.logits.copy()
-        merged[y0:y1, x0:x1] = logits[0, y0:y1, x0:x1]
-        return _lung_mask(merged, placement, predicted_iou=float(iou[0]))
+        merged[y0:y1, x0:x1] = logits[y0:y1, x0:x1]
+        return _lung_mask(merged, placement, predicted_iou=iou)
 
     def _find_by_boxes(
         self, embedding: Embedding, boxes: Mapping[Side, tuple[float, float, float, float]]
     ) -> LungMask:
-        prompts = [Prompts(box=box) for box in boxes.values()]
-        logits, iou = self._decode(embedding, prompts)
+        answers = [self._ask(embedding, Prompts(box=box)) for box in boxes.values()]
         sides = np.zeros(embedding.placement.source_hw, np.uint8)
         best = np.zeros(embedding.placement.source_hw, np.float32)
-        for side, lung in zip(boxes, logits, strict=True):
+        for side, (lung, _) in zip(boxes, answers, strict=True):
             # Where two boxes overlap, the surer answer decides whose pixel it is.
             score = embedding.placement.undo_map(lung)
             wins = score > best
             sides[wins] = side
             best[wins] = score[wins]
-        quality = assess(sides, components=len(boxes), predicted_iou=float(iou.min()))
-        return LungMask(sides, quality, logits.max(axis=0))
+        least = min(iou for _, iou in answers)
+        quality = assess(sides, components=len(boxes), predicted_iou=least)
+        return LungMask(sides, quality, np.maximum.reduce([lung for lung, _ in answers]))
+
+    def _ask(self, embedding: Embedding, prompts: Prompts) -> tuple[NDArray[np.float32], float]:
+        """Logits (h, w) over the canvas and predicted IoU."""
+        box, points, signs, mask = (
+            None if part is None else part[None]
+            for part in self._prompt_tensors(embedding.placement, prompts)
+        )
+        both = None if points is None or signs is None else (points, signs)
+        return self._decode(embedding, boxes=box, points=both, masks=mask)
 
     @torch.inference_mode()
     def _decode(
-        self, embedding: Embedding, prompts: list[Prompts]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (B, h, w) over the canvas and predicted IoU (B,) for B prompts of one shape."""
-        tensors = [self._prompt_tensors(embedding.placement, prompt) for prompt in prompts]
-        boxes, coordinates, signs, masks = (
-            None if parts[0] is None else torch.stack([p for p in parts if p is not None])
-            for parts in zip(*tensors, strict=True)
-        )
-        points = None if coordinates is None or signs is None else (coordinates, signs)
+        self,
+        embedding: Embedding,
+        *,
+        boxes: Tensor | None,
+        points: tuple[Tensor, Tensor] | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[NDArray[np.float32], float]:
         logits, iou = self._network.decode(
-            embedding.features, boxes=boxes, points=points, masks=masks
+            embedding.features, boxes=boxes, points=points, masks=masks, answer=self._answer
         )
-        return logits[:, 0].float().cpu().numpy(), iou[:, 0].float().cpu().numpy()
+        return logits[0, 0].float().cpu().numpy(), float(iou[0, 0])
 
     def _prompt_tensors(
         self, placement: Placement, prompts: Prompts

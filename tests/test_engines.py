@@ -104,12 +104,12 @@ def test_a_compiled_part_computes_the_same_and_is_converted_once(
 ) -> None:
     torch.manual_seed(0)
     network = TinyEncoder().eval().requires_grad_(False)
-    run = compile_part(network, network, input_hw=(64, 64), key="tiny", folder=tmp_path)
+    run = compile_part(network, network, shapes=[(1, 3, 64, 64)], key="tiny", folder=tmp_path)
     image = torch.rand(1, 3, 64, 64)
     expected = network(image)
     torch.testing.assert_close(run(image), expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(engines, "_convert", lambda *_: pytest.fail("converted again"))
-    again = compile_part(network, network, input_hw=(64, 64), key="tiny", folder=tmp_path)
+    again = compile_part(network, network, shapes=[(1, 3, 64, 64)], key="tiny", folder=tmp_path)
     torch.testing.assert_close(again(image), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -120,7 +120,12 @@ def test_each_precision_is_compiled_for_itself(tmp_path: Path) -> None:
     image = torch.rand(1, 3, 64, 64)
     for precision in ("fp32", "bf16", "fp32", "bf16"):
         run = compile_part(
-            network, network, input_hw=(64, 64), key="tiny", precision=precision, folder=tmp_path
+            network,
+            network,
+            shapes=[(1, 3, 64, 64)],
+            key="tiny",
+            precision=precision,
+            folder=tmp_path,
         )
         torch.testing.assert_close(run(image), network(image), rtol=0.05, atol=0.05)
     compiled = {path.parent.name for path in tmp_path.rglob("*.blob")}
@@ -133,7 +138,9 @@ def test_other_weights_are_converted_anew(tmp_path: Path) -> None:
     for seed in range(2):
         torch.manual_seed(seed)
         network = TinyEncoder().eval().requires_grad_(False)
-        run = compile_part(network, network, input_hw=(64, 64), key=f"tiny-{seed}", folder=tmp_path)
+        run = compile_part(
+            network, network, shapes=[(1, 3, 64, 64)], key=f"tiny-{seed}", folder=tmp_path
+        )
         torch.testing.assert_close(run(image), network(image), rtol=1e-4, atol=1e-5)
 
 
@@ -145,7 +152,7 @@ from pathlib import Path
 from cxrdemo.engines import compile_part
 network = torch.nn.Conv2d(3, 4, 3).eval().requires_grad_(False)
 parts = [
-    compile_part(network, network, input_hw=(64, 64), key="k", folder=Path({str(tmp_path)!r}))
+    compile_part(network, network, shapes=[(1, 3, 64, 64)], key="k", folder=Path({str(tmp_path)!r}))
     for _ in range(2)
 ]
 while parts:
