@@ -93,8 +93,10 @@ def assess(sides: NDArray[np.uint8], *, components: int, predicted_iou: float) -
         components: Parts before cleaning.
         predicted_iou: The network's own estimate, uncalibrated.
     """
-    right = np.count_nonzero(sides == Side.RIGHT) / sides.size
-    left = np.count_nonzero(sides == Side.LEFT) / sides.size
+    x, y, width, height = cv2.boundingRect(sides)
+    shown = sides[y : y + height, x : x + width]
+    right = np.count_nonzero(shown == Side.RIGHT) / sides.size
+    left = np.count_nonzero(shown == Side.LEFT) / sides.size
     total = right + left
     asymmetry = abs(right - left) / total if total else 0.0
     edges = {"top": sides[0], "bottom": sides[-1], "left": sides[:, 0], "right": sides[:, -1]}

@@ -115,17 +115,53 @@ class Placement:
         Returns:
             float32 of `source_hw`, bilinear, edge values repeated.
         """
-        scale = self._scale_xy
-        grid = np.array([values.shape[1] / self.target_hw[1], values.shape[0] / self.target_hw[0]])
-        gain = scale * grid
-        # cv2 maps pixel centres: i_src = gain * (i + 0.5) + offset - 0.5.
-        shift = 0.5 * gain + self._offset_xy * grid - 0.5
-        inverse = np.array([[gain[0], 0.0, shift[0]], [0.0, gain[1], shift[1]]], np.float64)
         height, width = self.source_hw
+        return self._undo_window(values, (0, 0, width, height))
+
+    def undo_logits(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where logits that cover the canvas are above 0 on the image's grid.
+
+        The same as `undo_map(logits) > 0`, computed only where it can be true.
+
+        Args:
+            logits: float32 (h, w) over the whole canvas.
+
+        Returns:
+            bool of `source_hw`.
+        """
+        inside = np.zeros(self.source_hw, bool)
+        x, y, width, height = cv2.boundingRect((logits > 0.0).view(np.uint8))
+        if not width:
+            return inside
+        # Bilinear values reach less than one cell beyond the last that is above 0.
+        gain, shift = self._to_cells(logits)
+        low = np.floor((np.array([x, y]) - 1 - shift) / gain).astype(int)
+        high = np.ceil((np.array([x + width, y + height]) - shift) / gain).astype(int) + 1
+        (left, top), (right, bottom) = (
+            corner.clip(0, self.source_hw[::-1]) for corner in (low, high)
+        )
+        if left < right and top < bottom:
+            window = self._undo_window(logits, (left, top, right - left, bottom - top))
+            np.greater(window, 0.0, out=inside[top:bottom, left:right])
+        return inside
+
+    def _to_cells(self, values: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(x, y) of a cell of a map over the canvas = gain * (x, y) of a pixel + shift."""
+        grid = np.array([values.shape[1] / self.target_hw[1], values.shape[0] / self.target_hw[0]])
+        gain = self._scale_xy * grid
+        # Pixel centres: cell + 0.5 = gain * (pixel + 0.5) + offset.
+        return gain, 0.5 * gain + self._offset_xy * grid - 0.5
+
+    def _undo_window(
+        self, values: NDArray[np.float32], window: tuple[int, int, int, int]
+    ) -> NDArray[np.float32]:
+        """`undo_map` in a window (x, y, width, height) of the image."""
+        gain, shift = self._to_cells(values)
+        shift = shift + gain * window[:2]
         warped = cv2.warpAffine(
             np.ascontiguousarray(values, np.float32),
-            inverse,
-            (width, height),
+            np.array([[gain[0], 0.0, shift[0]], [0.0, gain[1], shift[1]]], np.float64),
+            window[2:],
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )

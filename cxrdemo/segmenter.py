@@ -486,8 +486,7 @@ def _lung_mask(
     logits: NDArray[np.float32], placement: Placement, *, predicted_iou: float
 ) -> LungMask:
     """From canvas logits to sides on the radiograph's grid, cleaned and judged."""
-    raw = placement.undo_map(logits) > 0.0
-    sides, components = split_sides(raw)
+    sides, components = split_sides(placement.undo_logits(logits))
     return LungMask(
         sides, assess(sides, components=components, predicted_iou=predicted_iou), logits
     )

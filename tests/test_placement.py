@@ -65,6 +65,22 @@ def test_undo_map_is_bilinear_between_cell_centres() -> None:
     np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["letterbox", "stretch"])
+@pytest.mark.parametrize("source", [(500, 411), (60, 90), (40, 700)])
+def test_logits_are_undone_only_where_they_can_matter(kind: str, source: tuple[int, int]) -> None:
+    placement = Placement.make(kind, source, (512, 512))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        logits = np.full((128, 128), -3.0, np.float32)
+        (x0, x1), (y0, y1) = np.sort(rng.integers(0, 129, (2, 2)), axis=1)
+        logits[y0:y1, x0:x1] = rng.normal(size=(y1 - y0, x1 - x0))
+        expected = placement.undo_map(logits) > 0
+        # The last bit of a coordinate may differ.
+        assert (placement.undo_logits(logits) != expected).mean() < 1e-5
+    assert not placement.undo_logits(np.full((128, 128), -1.0, np.float32)).any()
+    assert placement.undo_logits(np.full((128, 128), 1.0, np.float32)).all()
+
+
 def test_enlarging_by_cubic_interpolation_agrees_with_torch() -> None:
     image = np.random.default_rng(0).random((100, 80), np.float32)
     ours = Placement.stretch((100, 80), (256, 256)).image(image, fill=0, interpolation="cubic")
