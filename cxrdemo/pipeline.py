@@ -48,6 +48,9 @@ from cxrdemo.saliency import explain
 from cxrdemo.segmenter import EMBEDDING_CHANNELS, Embedding, LungSegmenter, Prompts, SamNetwork
 
 Builder = TypeVar("Builder")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Analyse = Callable[[Radiograph], Analysis]
 OnCanvas = Callable[[Placement], NDArray[np.bool_] | None]
 
 BOX_MARGIN: Final = 0.03
@@ -75,6 +78,7 @@ class Pipeline:
         *,
         coarse: LungSegmenter | None = None,
         notes: Sequence[str] = (),
+        at_once: int = 1,
     ) -> None:
         """Takes loaded parts.
 
@@ -83,6 +87,7 @@ class Pipeline:
             classifiers: One for each masking it was trained for; may be empty.
             coarse: Finds each lung's box for a segmenter whose spec asks for boxes.
             notes: Warnings about the set-up, repeated in every analysis.
+            at_once: How many images `side_by_side` may analyse at the same time.
 
         Raises:
             CheckpointError: If the segmenter needs boxes and nothing can give them.
@@ -96,6 +101,7 @@ class Pipeline:
         self._classifiers = dict(classifiers)
         self._coarse = coarse
         self._notes = tuple(notes)
+        self.at_once: Final = at_once
         self._lock = threading.Lock()
 
     @classmethod
@@ -146,6 +152,10 @@ class Pipeline:
             classifiers,
             coarse=coarse,
             notes=[note] if note else [],
+            # A GPU, or what OpenVINO compiled, serves one at a time.
+            at_once=torch.get_num_threads()
+            if engine == "torch" and torch.device(device).type == "cpu"
+            else 1,
         )
 
     @property
@@ -265,26 +275,69 @@ class Pipeline:
             NoLungsFoundError: If every masking asked for needs lungs and none were found.
             ValueError: If no masking is asked for, or the margin is out of range.
         """
+        with self._lock:
+            return self._analyse(radiograph, lungs, maskings, margin, method)
+
+    def side_by_side(
+        self, work: Callable[[Analyse, Item], Made], items: Sequence[Item]
+    ) -> list[Made]:
+        """Does some work on several items, `at_once` of them at a time, each on its share of cores.
+
+        A network on one image leaves cores idle between its layers; two images at a time do not.
+        Until all are done nobody else gets an answer, so the items should be few.
+
+        Args:
+            work: What to do with an item, in a thread of its own. It is given what analyses a
+                radiograph as `analyse` does; the other methods must not be called.
+            items: Such as files.
+
+        Returns:
+            What the work returned, in the order of the items.
+        """
+        analyse = partial(
+            self._analyse, lungs=None, maskings=ALL_MASKINGS, margin=None, method=GRAD_CAM
+        )
+        if min(self.at_once, len(items)) < 2:
+            with self._lock:
+                return [work(analyse, item) for item in items]
+        threads = torch.get_num_threads()
+        share = max(1, threads // min(self.at_once, len(items)))
+        with self._lock:
+            try:
+                with ThreadPoolExecutor(
+                    self.at_once, initializer=torch.set_num_threads, initargs=(share,)
+                ) as pool:
+                    return list(pool.map(partial(work, analyse), items))
+            finally:
+                torch.set_num_threads(threads)
+
+    def _analyse(
+        self,
+        radiograph: Radiograph,
+        lungs: LungMask | None,
+        maskings: Collection[MaskingMode],
+        margin: float | None,
+        method: str,
+    ) -> Analysis:
         if not maskings:
             raise ValueError("at least one masking must be asked for")
         clock: dict[str, float] = {}
         warnings = [*radiograph.source.warnings, *self._notes]
-        with self._lock:
-            with _timed(clock, "lungs"):
-                lungs = self._lungs_or_warning(radiograph, lungs, warnings)
-            on_canvas = _on_canvases(lungs)
-            readings, unread = {}, []
-            for mode in (m for m in ALL_MASKINGS if m in maskings):
-                part = self._classifiers.get(mode)
-                if part is None:
-                    unread.append(f"'{mode}'")
-                elif mode is not MaskingMode.NONE and lungs is None:
-                    warnings.append(f"Masking '{mode}' was left out: there is no lung mask.")
-                else:
-                    with _timed(clock, f"findings {mode}"):
-                        readings[mode] = self._read(
-                            radiograph, lungs, on_canvas, part, margin, method, warnings
-                        )
+        with _timed(clock, "lungs"):
+            lungs = self._lungs_or_warning(radiograph, lungs, warnings)
+        on_canvas = _on_canvases(lungs)
+        readings, unread = {}, []
+        for mode in (m for m in ALL_MASKINGS if m in maskings):
+            part = self._classifiers.get(mode)
+            if part is None:
+                unread.append(f"'{mode}'")
+            elif mode is not MaskingMode.NONE and lungs is None:
+                warnings.append(f"Masking '{mode}' was left out: there is no lung mask.")
+            else:
+                with _timed(clock, f"findings {mode}"):
+                    readings[mode] = self._read(
+                        radiograph, lungs, on_canvas, part, margin, method, warnings
+                    )
         if unread:
             warnings.append(
                 f"No classifier for masking {', '.join(unread)} is installed: no finding is shown."

@@ -315,7 +315,11 @@ def test_about_shows_every_figure(pipeline: Pipeline) -> None:
     assert "No lung segmenter is installed" in html
 
 
-def test_a_batch_reads_every_file_and_names_the_bad_one(pipeline: Pipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_batch_reads_every_file_and_names_the_bad_one(
+    pipeline: Pipeline, tmp_path: Path, at_once: int
+) -> None:
+    pipeline = Pipeline(pipeline._segmenter, pipeline._classifiers, at_once=at_once)
     good = uploaded(tmp_path, DICOM.read_bytes(), "good.dcm")
     bad = uploaded(tmp_path, b"junk" * 100, "=bad.png")
     steps = list(read_batch(pipeline, [bad, good], "none"))

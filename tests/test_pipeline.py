@@ -28,8 +28,9 @@ from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
 from cxrdemo.export import analysis_to_json
 from cxrdemo.phantom import Phantom
-from cxrdemo.pipeline import Pipeline, cam_in_lung
+from cxrdemo.pipeline import Analyse, Pipeline, cam_in_lung
 from cxrdemo.placement import Placement
+from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import METHODS, Analysis, MaskingMode, SaliencyMap, Side
 from cxrdemo.segmenter import LungSegmenter
 
@@ -146,6 +147,32 @@ def test_threads_give_what_one_after_the_other_gives(pipeline: Pipeline) -> None
         ]
         together = [numbers(job.result()) for job in jobs]
     assert together == alone * 3
+
+
+def test_side_by_side_gives_what_one_after_the_other_gives() -> None:
+    alone = fake_pipeline()
+    pipeline = Pipeline(alone._segmenter, alone._classifiers, at_once=2)
+    images = [noise_radiograph(seed=seed) for seed in range(5)]
+    before = torch.get_num_threads()
+    shares = []
+
+    def work(analyse: Analyse, image: Radiograph) -> Analysis:
+        shares.append(torch.get_num_threads())
+        return analyse(image)
+
+    together = pipeline.side_by_side(work, images)
+    assert torch.get_num_threads() == before
+    assert shares == [max(1, before // 2)] * 5
+    for image, found in zip(images, together, strict=True):
+        expected = alone.analyse(image)
+        for mode, reading in expected.readings.items():
+            np.testing.assert_allclose(
+                found.readings[mode].findings.logits, reading.findings.logits, atol=1e-5
+            )
+    with pytest.raises(ZeroDivisionError):
+        pipeline.side_by_side(lambda *_: 1 // 0, images)
+    assert torch.get_num_threads() == before
+    pipeline.analyse(images[0])  # the lock is free again
 
 
 def test_stock_medsam_is_shown_each_lungs_box(phantom: Phantom) -> None:

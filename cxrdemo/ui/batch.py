@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import rows_of, write_csv
@@ -15,45 +16,52 @@ from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Analysis, MaskingMode
 
 if TYPE_CHECKING:
-    from cxrdemo.pipeline import Pipeline
+    from cxrdemo.pipeline import Analyse, Pipeline
 
 HEADERS: Final = ("File", *(label.display for label in FINDINGS), NO_FINDING.display, "Remarks")
 
 Table = list[list[str]]
+Record = dict[str, Any]
 
 
 def read_files(
     pipeline: Pipeline, paths: Sequence[Path], mode: MaskingMode
 ) -> Iterator[tuple[Table, int, Path | None]]:
-    """Reads file after file, each deleted once read; a bad file is a row with its reason.
+    """Reads files, each deleted once read; a bad file is a row with its reason.
 
     Yields:
         The table so far, the number of files read, and after the last one a CSV of all maskings.
     """
     table: Table = []
-    records = []
-    for path in paths:
-        try:
-            radiograph = read_radiograph(path)
-            analysis = pipeline.analyse(radiograph)
-        except CxrDemoError as error:
-            table.append([path.name, *[""] * (len(FINDINGS) + 1), str(error)])
-            records.append({"file": path.name, "error": str(error)})
-        else:
-            doubts = " ".join(doubt.message for doubt in check(radiograph, analysis.lungs))
-            if doubts:
-                # As on the Read tab, where a user may ask for the numbers all the same.
-                withheld = f"Withheld: {doubts}"
-                table.append([path.name, *[""] * (len(FINDINGS) + 1), withheld])
-                records.append({"file": path.name, "warnings": withheld})
-            else:
-                table.append([path.name, *_cells(analysis, mode)])
-                records.extend(rows_of(path.name, analysis))
-        finally:
-            path.unlink(missing_ok=True)
+    records: list[Record] = []
+    for start in range(0, len(paths), pipeline.at_once):
+        group = paths[start : start + pipeline.at_once]
+        for row, found in pipeline.side_by_side(partial(_read_file, mode=mode), group):
+            table.append(row)
+            records.extend(found)
         yield table, len(table), None
     folder = Path(tempfile.mkdtemp(prefix="cxrdemo-"))
     yield table, len(table), write_csv(records, folder / "chest-x-rays.csv")
+
+
+def _read_file(
+    analyse: Analyse, path: Path, *, mode: MaskingMode
+) -> tuple[list[str], list[Record]]:
+    """A file's row of the table and its rows of the CSV."""
+    blank = [""] * (len(FINDINGS) + 1)
+    try:
+        radiograph = read_radiograph(path)
+        analysis = analyse(radiograph)
+    except CxrDemoError as error:
+        return [path.name, *blank, str(error)], [{"file": path.name, "error": str(error)}]
+    finally:
+        path.unlink(missing_ok=True)
+    doubts = " ".join(doubt.message for doubt in check(radiograph, analysis.lungs))
+    if doubts:
+        # As on the Read tab, where a user may ask for the numbers all the same.
+        withheld = f"Withheld: {doubts}"
+        return [path.name, *blank, withheld], [{"file": path.name, "warnings": withheld}]
+    return [path.name, *_cells(analysis, mode)], rows_of(path.name, analysis)
 
 
 def _cells(analysis: Analysis, mode: MaskingMode) -> list[str]:
