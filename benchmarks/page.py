@@ -81,7 +81,7 @@ def start(setting: Setting) -> list[Row]:
         if sizes:
             rows.append(
                 Row(f"server's memory after one analysis, {engine}", "-",
-                    f"{max(sizes):.2f} GB RSS", "<= 1.5 GB", max(sizes) <= 1.5)
+                    f"{max(sizes):.2f} GiB RSS", "<= 1.5 GiB", max(sizes) <= 1.5)
             )  # fmt: skip
     return rows
 

@@ -1,11 +1,10 @@
-"""The pipeline: the only owner of models, engine and lock.
+"""The pipeline: the only owner of models and engine.
 
 Nothing here draws, and nothing is remembered between calls, so one pipeline serves many users.
 """
 
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +45,7 @@ from cxrdemo.results import (
 )
 from cxrdemo.saliency import explain
 from cxrdemo.segmenter import EMBEDDING_CHANNELS, Embedding, LungSegmenter, Prompts, SamNetwork
+from cxrdemo.worker import in_worker
 
 Builder = TypeVar("Builder")
 Item = TypeVar("Item")
@@ -102,7 +102,6 @@ class Pipeline:
         self._coarse = coarse
         self._notes = tuple(notes)
         self.at_once: Final = at_once
-        self._lock = threading.Lock()
 
     @classmethod
     def from_checkpoints(
@@ -186,8 +185,7 @@ class Pipeline:
         """
         if self._segmenter is None:
             raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
-        with self._lock:
-            return self._find(self._segmenter, radiograph)
+        return in_worker(partial(self._find, self._segmenter, radiograph))
 
     def correct(
         self,
@@ -211,17 +209,16 @@ class Pipeline:
         """
         if self._segmenter is None:
             raise CheckpointError("No lung segmenter is installed: there is nothing to correct.")
-        with self._lock:
-            if box is not None:
-                lungs = self._segmenter.redo_box(found.embedding, found.lungs, box)
-            else:
-                prompts = Prompts(
-                    points=() if click is None else (click,),
-                    adds=() if click is None else (add,),
-                    logits=None if click is None else found.lungs.logits,
-                )
-                lungs = self._segmenter.segment(found.embedding, prompts)
-        return Found(lungs, found.embedding)
+        if box is not None:
+            ask = partial(self._segmenter.redo_box, found.embedding, found.lungs, box)
+        else:
+            prompts = Prompts(
+                points=() if click is None else (click,),
+                adds=() if click is None else (add,),
+                logits=None if click is None else found.lungs.logits,
+            )
+            ask = partial(self._segmenter.segment, found.embedding, prompts)
+        return Found(in_worker(ask), found.embedding)
 
     def probe(self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]) -> Probes:
         """Asks what the answers hang on: the margin, and what lies outside the lungs.
@@ -235,19 +232,7 @@ class Pipeline:
             A reading per margin, if there is a classifier for LOOSE; and one of the image with the
             lungs blacked out, if there is one for NONE.
         """
-        loose = self._classifiers.get(MaskingMode.LOOSE)
-        whole = self._classifiers.get(MaskingMode.NONE)
-        curve: list[tuple[float, Findings]] = []
-        outside = None
-        with self._lock:
-            if loose:
-                surroundings = Surroundings(lungs.inside)
-                for margin in margins:
-                    kept = surroundings.within(margin)
-                    curve.append((margin, _classify(loose, radiograph, kept)[0]))
-            if whole:
-                outside = _classify(whole, radiograph, ~lungs.inside)[0]
-        return Probes(tuple(curve), outside)
+        return in_worker(partial(self._probe, radiograph, lungs, margins))
 
     def analyse(
         self,
@@ -275,8 +260,7 @@ class Pipeline:
             NoLungsFoundError: If every masking asked for needs lungs and none were found.
             ValueError: If no masking is asked for, or the margin is out of range.
         """
-        with self._lock:
-            return self._analyse(radiograph, lungs, maskings, margin, method)
+        return in_worker(partial(self._analyse, radiograph, lungs, maskings, margin, method))
 
     def side_by_side(
         self, work: Callable[[Analyse, Item], Made], items: Sequence[Item]
@@ -297,19 +281,22 @@ class Pipeline:
         analyse = partial(
             self._analyse, lungs=None, maskings=ALL_MASKINGS, margin=None, method=GRAD_CAM
         )
-        if min(self.at_once, len(items)) < 2:
-            with self._lock:
-                return [work(analyse, item) for item in items]
-        threads = torch.get_num_threads()
-        share = max(1, threads // min(self.at_once, len(items)))
-        with self._lock:
+        at_once = min(self.at_once, len(items))
+        if at_once < 2:
+            return in_worker(lambda: [work(analyse, item) for item in items])
+
+        def share_cores() -> list[Made]:
+            threads = torch.get_num_threads()
+            share = max(1, threads // at_once)
             try:
                 with ThreadPoolExecutor(
-                    self.at_once, initializer=torch.set_num_threads, initargs=(share,)
+                    at_once, initializer=torch.set_num_threads, initargs=(share,)
                 ) as pool:
                     return list(pool.map(partial(work, analyse), items))
             finally:
                 torch.set_num_threads(threads)
+
+        return in_worker(share_cores)
 
     def _analyse(
         self,
@@ -363,6 +350,20 @@ class Pipeline:
             CheckpointError: If there is no segmenter.
         """
         return self.find(radiograph).lungs
+
+    def _probe(self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]) -> Probes:
+        loose = self._classifiers.get(MaskingMode.LOOSE)
+        whole = self._classifiers.get(MaskingMode.NONE)
+        curve: list[tuple[float, Findings]] = []
+        outside = None
+        if loose:
+            surroundings = Surroundings(lungs.inside)
+            for margin in margins:
+                kept = surroundings.within(margin)
+                curve.append((margin, _classify(loose, radiograph, kept)[0]))
+        if whole:
+            outside = _classify(whole, radiograph, ~lungs.inside)[0]
+        return Probes(tuple(curve), outside)
 
     def _find(self, segmenter: LungSegmenter, radiograph: Radiograph) -> Found:
         """The automatic mask, coarse to fine where the segmenter needs boxes."""

@@ -172,7 +172,7 @@ def test_side_by_side_gives_what_one_after_the_other_gives() -> None:
     with pytest.raises(ZeroDivisionError):
         pipeline.side_by_side(lambda *_: 1 // 0, images)
     assert torch.get_num_threads() == before
-    pipeline.analyse(images[0])  # the lock is free again
+    pipeline.analyse(images[0])  # the worker goes on
 
 
 def test_stock_medsam_is_shown_each_lungs_box(phantom: Phantom) -> None:
