@@ -11,6 +11,7 @@ LEVELS = {
     "errors": 0,
     "labels": 0,
     "devices": 0,
+    "worker": 0,
     "radiograph": 1,
     "placement": 1,
     "engines": 1,
