@@ -53,6 +53,9 @@ Made = TypeVar("Made")
 Analyse = Callable[[Radiograph], Analysis]
 OnCanvas = Callable[[Placement], NDArray[np.bool_] | None]
 
+MAX_AT_ONCE: Final = 4
+"""Images of one group: a visitor who comes meanwhile waits for all of them."""
+
 BOX_MARGIN: Final = 0.03
 """Each side of a lung's box grows by this share of its size before MedSAM sees it."""
 
@@ -152,7 +155,7 @@ class Pipeline:
             coarse=coarse,
             notes=[note] if note else [],
             # A GPU, or what OpenVINO compiled, serves one at a time.
-            at_once=torch.get_num_threads()
+            at_once=min(MAX_AT_ONCE, torch.get_num_threads())
             if engine == "torch" and torch.device(device).type == "cpu"
             else 1,
         )
