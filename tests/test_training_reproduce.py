@@ -72,11 +72,11 @@ def test_the_bundled_recipe(phantom_sets: Path) -> None:
     assert third.init == Path("/out/segment-2/network.safetensors")
     assert steps["publish-segment-3"].run == Path("/out/segment-3")
     pretrain = steps["pretrain"]
-    assert (pretrain.epochs, pretrain.images_per_epoch, pretrain.select) == (22, 3072, "last")
+    assert (pretrain.epochs, pretrain.images_per_epoch, pretrain.select) == (20, 3072, "last")
     assert pretrain.extra == [phantom_sets / "pretrain"]
     for mode in ALL_MASKINGS:
         run = steps[f"classify-{mode}"]
-        assert (run.masking, run.epochs, run.images_per_epoch) == (str(mode), 4, 768)
+        assert (run.masking, run.epochs, run.images_per_epoch) == (str(mode), 5, 1024)
         assert run.init == Path("/out/pretrain/network.safetensors")
         assert run.out == steps[f"publish-{mode}"].run == Path(f"/out/{mode}")
 
