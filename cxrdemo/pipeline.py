@@ -126,8 +126,8 @@ class Pipeline:
                 segmenter, which then finds the boxes for it.
             device: Where to run.
             precision: What the networks compute in. "auto" takes bf16 where the device has it,
-                which moves a probability by a few thousandths; "fp32" is what the published
-                figures were measured in.
+                which moves one probability in a hundred by more than 0.007; "fp32" is what the
+                published figures were measured in.
             engine: What computes. Where "openvino" cannot, PyTorch does, and every analysis says
                 so.
             cache: Where "openvino" keeps converted networks; None takes `engines.cache_folder()`.
