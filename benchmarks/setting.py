@@ -130,17 +130,10 @@ class PlainNetworks:
         features = self.network.image_encoder(
             torch.from_numpy(normalise(canvas, spec.inputs))[None]
         )
-        logits = self.decode(features)
-        return split_sides(placement.undo_map(logits) > 0)[0] > 0
-
-    @torch.inference_mode()
-    def decode(self, features: torch.Tensor) -> NDArray[np.float32]:
-        """Logits for the box of the whole canvas."""
-        spec = self.store.lungs()
-        assert spec is not None
         height, width = spec.inputs.hw
-        box = torch.tensor([[0.0, 0.0, width, height]])
-        return self.network.decode(features, boxes=box)[0][0, 0].numpy()
+        canvas_box = torch.tensor([[0.0, 0.0, width, height]])
+        logits = self.network.decode(features, boxes=canvas_box)[0][0, 0].numpy()
+        return split_sides(placement.undo_map(logits) > 0)[0] > 0
 
     def masked(
         self, pixels: NDArray[np.float32], lungs: NDArray[np.bool_]
