@@ -162,7 +162,7 @@ class CheckpointSpec:
     """All that the code above a checkpoint needs to know about it.
 
     Attributes:
-        name: Task-architecture-size-mode.version, such as "findings-resnet50-224-tight.v1".
+        name: Task-architecture-size-mode.version, such as "findings-resnet50-224-tight.v2".
         task: "lungs" or "findings".
         architecture: A key of `segmenter.ARCHITECTURES`, or what `classifier.build_network` takes.
         file: File name beside the manifest.
