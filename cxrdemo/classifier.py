@@ -76,31 +76,57 @@ def build_network(architecture: str, outputs: int) -> nn.Module:
 
 def activations_of(network: nn.Module, images: Tensor) -> Tensor:
     """Output (B, C, h, w) of the last convolutional block, just before the pooling."""
+    return later_stages(network, first_stage(network, images))
+
+
+def has_first_stage(network: nn.Module) -> bool:
+    """Whether `first_stage` does anything: bf16 was measured on these networks, and holds."""
+    return isinstance(network, ResNet)
+
+
+def first_stage(network: nn.Module, images: Tensor) -> Tensor:
+    """What stays in fp32 when the rest computes in bf16: a ResNet's stem and first stage.
+
+    bf16 has eight significant bits, fewer than an image needs; nearly all that it does to a
+    ResNet's probabilities it does here (docs/performance.md).
+
+    Returns:
+        (B, 256, H / 4, W / 4) of a ResNet50; of other networks the images as they are.
+    """
+    if not has_first_stage(network):
+        return images
     parts: Any = network  # torch types no module by its parts
+    return cast(Tensor, parts.layer1(parts.maxpool(parts.relu(parts.bn1(parts.conv1(images))))))
+
+
+def later_stages(network: nn.Module, features: Tensor) -> Tensor:
+    """The activations, from what `first_stage` gave."""
+    parts: Any = network
     if hasattr(network, "forward_features"):  # every network of timm
-        x = parts.forward_features(images)
+        x = parts.forward_features(features)
     elif isinstance(network, ResNet):
-        x = parts.maxpool(parts.relu(parts.bn1(parts.conv1(images))))
-        x = parts.layer4(parts.layer3(parts.layer2(parts.layer1(x))))
+        x = parts.layer4(parts.layer3(parts.layer2(features)))
     elif isinstance(network, DenseNet):
-        x = F.relu(parts.features(images))
+        x = F.relu(parts.features(features))
     elif isinstance(network, RegNet):
-        x = parts.trunk_output(parts.stem(images))
+        x = parts.trunk_output(parts.stem(features))
     else:
-        x = parts.features(images)
+        x = parts.features(features)
     return cast(Tensor, x)
 
 
-def layers_below_pooling(network: nn.Module) -> list[nn.Module]:
-    """The layers that compute the activations, and none of the head; tried on an empty image."""
+def later_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers of `later_stages`, and none of the head; tried on an empty image."""
+    like = next(network.parameters())
+    with torch.inference_mode():
+        features = first_stage(network, torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=like.device))
     found: list[nn.Module] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, _: found.append(layer))
         for layer in network.modules()
     ]
-    like = next(network.parameters())
     with torch.inference_mode():
-        activations_of(network, torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=like.device))
+        later_stages(network, features)
     for hook in hooks:
         hook.remove()
     return found
@@ -196,7 +222,8 @@ class FindingClassifier:
         *,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
-        activations: Callable[[Tensor], Tensor] | None = None,
+        first: Callable[[Tensor], Tensor] | None = None,
+        later: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Takes a network, which becomes its own.
 
@@ -204,10 +231,10 @@ class FindingClassifier:
             spec: Of the weights.
             network: From `build_network`.
             device: Where it runs.
-            precision: Of everything below the pooling. The head stays in fp32: it costs nothing,
-                and its logits are compared with thresholds.
-            activations: What computes them, in that precision, where the network does not do so
-                itself.
+            precision: Of the later stages. The first stage stays in fp32, and so does the head: it
+                costs nothing, and its logits are compared with thresholds.
+            first: What runs `first_stage`, where the network does not do so itself.
+            later: What runs `later_stages`, likewise, in that precision.
 
         Raises:
             CheckpointError: If the spec names no masking or no labels.
@@ -220,9 +247,10 @@ class FindingClassifier:
         self._device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self._device)
         self.precision: Precision = precision
-        if precision == "bf16" and activations is None:
-            hold_in(precision, layers_below_pooling(self.network))
-        self._activations = activations or partial(activations_of, self.network)
+        if precision == "bf16" and later is None:
+            hold_in(precision, later_layers(self.network))
+        self._first = first or partial(first_stage, self.network)
+        self._later = later or partial(later_stages, self.network)
 
     @torch.inference_mode()
     def classify(self, pixels: NDArray[np.float32]) -> tuple[Findings, Evidence]:
@@ -251,8 +279,9 @@ class FindingClassifier:
     @torch.inference_mode()
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and activations (B, C, h, w), both fp32, of inputs (B, 3, H, W)."""
+        features = self._first(images)
         with computing_in(self.precision, self._device):
-            activations = self._activations(images)
+            activations = self._later(features)
         activations = activations.float()
         return logits_of(self.network, activations), activations
 

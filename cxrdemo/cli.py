@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="what the networks compute in; auto takes bf16 where the hardware has it "
-        "(default: %(default)s)",
+        help="what the networks compute in; auto takes bf16 where the hardware has it and the "
+        "results stay (default: %(default)s)",
     )
 
     analyse = commands.add_parser("analyse", parents=[models], help="analyse image files")

@@ -21,7 +21,13 @@ from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
-from cxrdemo.classifier import Evidence, FindingClassifier, activations_of
+from cxrdemo.classifier import (
+    Evidence,
+    FindingClassifier,
+    first_stage,
+    has_first_stage,
+    later_stages,
+)
 from cxrdemo.devices import AskedPrecision, Precision, precision_for
 from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
@@ -125,9 +131,11 @@ class Pipeline:
             medsam: Stock MedSAM weights (`medsam_vit_b.pth`) to take the place of the listed
                 segmenter, which then finds the boxes for it.
             device: Where to run.
-            precision: What the networks compute in. "auto" takes bf16 where the device has it,
-                which moves one probability in a hundred by more than 0.007; "fp32" is what the
-                published figures were measured in.
+            precision: What the networks compute in. "auto" takes bf16 where the device has it, for
+                what it was measured not to change: a ResNet's stages after the first, and MedSAM's
+                encoder and decoder. "bf16" takes it for everything, the bundled segmenter too,
+                whose masks then change at the edge. "fp32" is what the published figures were
+                measured in.
             engine: What computes. Where "openvino" cannot, PyTorch does, and every analysis says
                 so.
             cache: Where "openvino" keeps converted networks; None takes `engines.cache_folder()`.
@@ -137,7 +145,7 @@ class Pipeline:
         """
         store = CheckpointStore.open(folder)
         engine, note = usable_engine(engine, device)
-        loader = _Loader(store, device, precision_for(precision, device), engine, cache)
+        loader = _Loader(store, device, precision, engine, cache)
         listed = store.lungs()
         specs = {mode: spec for mode in ALL_MASKINGS if (spec := store.findings(mode))}
         # Reading, hashing and widening the weights leave a core idle by turns.
@@ -489,14 +497,20 @@ class _Loader:
 
     store: CheckpointStore
     device: torch.device | str
-    precision: Precision
+    asked: AskedPrecision
     engine: Engine
     cache: Path | None
+
+    def precision(self, *, bf16_holds: bool) -> Precision:
+        """The fastest, if "auto" is asked for and the results were measured to stay."""
+        if self.asked == "auto" and not bf16_holds:
+            return "fp32"
+        return precision_for(self.asked, self.device)
 
     def segmenter(self, spec: CheckpointSpec) -> LungSegmenter:
         network = _builder(segmenter_room.ARCHITECTURES, spec)()
         load_strictly(network, self.store.load(spec), spec.name)
-        return self._as_segmenter(spec, network)
+        return self._as_segmenter(spec, network, self.precision(bf16_holds=False))
 
     def medsam(self, path: Path) -> LungSegmenter:
         """Stock MedSAM weights from outside the manifest: they need the lungs' boxes."""
@@ -515,32 +529,45 @@ class _Loader:
         )
         network = segmenter_room.build_vit_b()
         load_strictly(network, read_weights(path), spec.name)
-        return self._as_segmenter(spec, network)
+        return self._as_segmenter(spec, network, self.precision(bf16_holds=True))
 
     def classifier(self, spec: CheckpointSpec) -> FindingClassifier:
         network = classifiers_room.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
-        part = self._compiled(
-            spec, network, partial(activations_of, network), "features", [(1, 3, *spec.inputs.hw)]
+        network.eval().requires_grad_(False)
+        precision = self.precision(bf16_holds=has_first_stage(network))
+        image = (1, 3, *spec.inputs.hw)
+        first, features = None, image
+        if self.engine != "torch" and has_first_stage(network):
+            part = partial(first_stage, network)
+            features = tuple(part(torch.zeros(image)).shape)
+            first = self._compiled(spec, network, part, "first-stage", [image], "fp32")
+        later = self._compiled(
+            spec, network, partial(later_stages, network), "later-stages", [features], precision
         )
         return FindingClassifier(
-            spec, network, device=self.device, precision=self.precision, activations=part
+            spec, network, device=self.device, precision=precision, first=first, later=later
         )
 
-    def _as_segmenter(self, spec: CheckpointSpec, network: SamNetwork) -> LungSegmenter:
-        network.to(memory_format=torch.channels_last)
+    def _as_segmenter(
+        self, spec: CheckpointSpec, network: SamNetwork, precision: Precision
+    ) -> LungSegmenter:
+        network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        image = (1, 3, *spec.inputs.hw)
         encode = self._compiled(
-            spec, network, network.image_encoder, "encoder", [(1, 3, *spec.inputs.hw)]
+            spec, network, network.image_encoder, "encoder", [image], precision
         )
         grid = (1, EMBEDDING_CHANNELS, *network.prompt_encoder.image_embedding_size)
         prompts = (1, ANY_LENGTH, EMBEDDING_CHANNELS)
-        answer = self._compiled(spec, network, network.answer, "decoder", [grid, prompts, grid])
+        answer = self._compiled(
+            spec, network, network.answer, "decoder", [grid, prompts, grid], precision
+        )
         return LungSegmenter(
             spec,
             network,
             device=self.device,
-            precision=self.precision,
+            precision=precision,
             encode=encode,
             answer=answer,
         )
@@ -552,16 +579,17 @@ class _Loader:
         part: Part,
         name: str,
         shapes: Sequence[tuple[int, ...]],
+        precision: Precision,
     ) -> Part | None:
         """What runs a part in PyTorch's place; None if PyTorch runs it."""
         if self.engine == "torch":
             return None
         return compile_part(
             part,
-            network.eval().requires_grad_(False),
+            network,
             shapes=shapes,
             key=f"{spec.architecture.replace('/', '-')}-{spec.sha256[:16]}-{name}",
-            precision=self.precision,
+            precision=precision,
             folder=self.cache,
         )
 

@@ -18,7 +18,7 @@ from cxrdemo.classifier import (
     build_network,
     head_gradients,
     keep_outputs,
-    layers_below_pooling,
+    later_layers,
     logits_of,
     output_layer,
 )
@@ -153,7 +153,7 @@ def test_gradients_of_a_linear_head_are_its_weights() -> None:
 @pytest.mark.parametrize("name", ["resnet50", "timm/convnext_atto", "torchvision/densenet121"])
 def test_the_head_keeps_its_precision(name: str) -> None:
     network = build_network(name, 5)
-    layers = layers_below_pooling(network)
+    layers = later_layers(network)
     head = network.get_submodule(output_layer(network))
     assert head not in layers
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
