@@ -372,7 +372,8 @@ def _shrink(radiograph: Radiograph) -> _Picture:
 
 def _measure(picture: _Picture, lungs: LungMask) -> _Shape:
     """Measures lungs of at least `MIN_LUNGS` of the image."""
-    right, left = (picture.placement.mask(lungs.side(side)) for side in Side)
+    sides = picture.placement.labels(lungs.sides)
+    right, left = (np.equal(sides, side) for side in Side)
     inside = right | left
     box = bounding_box(inside)
     assert box is not None, "so large a mask cannot vanish when shrunk"

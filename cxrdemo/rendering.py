@@ -156,10 +156,7 @@ def on_display(lungs: LungMask, placement: Placement) -> LungMask:
     """A lung mask on the grid that a placement leads to."""
     if placement.source_hw == placement.target_hw:
         return lungs
-    sides = np.zeros(placement.target_hw, np.uint8)
-    for side in Side:
-        sides[placement.mask(lungs.side(side))] = side
-    return replace(lungs, sides=sides)
+    return replace(lungs, sides=placement.labels(lungs.sides))
 
 
 def verdict(findings: Findings, index: int) -> str:

@@ -391,12 +391,13 @@ def _read_again(pipeline: Pipeline, session: Session) -> Iterator[Shown]:
     analysis = pipeline.analyse(radiograph, lungs=lungs, margin=loose.margin if loose else None)
     # A mask made by hand answers the doubts about the automatic one, and only those.
     doubts = tuple(doubt.message for doubt in check(radiograph, lungs))
-    yield from _with_probes(pipeline, replace(session, analysis=analysis, doubts=doubts))
+    session = replace(session, analysis=analysis, doubts=doubts)
+    yield from _with_probes(pipeline, session, **lungs_part(analysis))
 
 
-def _with_probes(pipeline: Pipeline, session: Session) -> Iterator[Shown]:
+def _with_probes(pipeline: Pipeline, session: Session, **more: Any) -> Iterator[Shown]:
     """The findings at once, then what they hang on."""
-    yield _shown(pipeline, session, probes=None)
+    yield _shown(pipeline, session, probes=None, **more)
     analysis = session.analysis
     if analysis.lungs and analysis.readings and not session.withheld:
         probes = pipeline.probe(analysis.radiograph, analysis.lungs, PROBED_MARGINS)
@@ -405,7 +406,7 @@ def _with_probes(pipeline: Pipeline, session: Session) -> Iterator[Shown]:
 
 def _shown(pipeline: Pipeline, session: Session, **more: Any) -> Shown:
     analysis = session.analysis
-    payload = _payload(session, **more) | lungs_part(analysis)
+    payload = _payload(session, **more)
     if session.withheld:
         payload |= {"maskings": None, "peak": 0.0}
     else:

@@ -70,7 +70,7 @@ def lungs_part(analysis: Analysis) -> Payload:
     fine, coarse = (
         display_placement(analysis.radiograph.hw, longest_px=size) for size in (IMAGE_PX, LEVELS_PX)
     )
-    shown, inside = on_display(analysis.lungs, fine), coarse.mask(analysis.lungs.inside)
+    shown, inside = on_display(analysis.lungs, fine), on_display(analysis.lungs, coarse).inside
     if not inside.any():
         return {"lungs": None}
     return {
