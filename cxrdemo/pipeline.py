@@ -555,9 +555,7 @@ class _Loader:
     ) -> LungSegmenter:
         network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
         image = (1, 3, *spec.inputs.hw)
-        encode = self._compiled(
-            spec, network, network.image_encoder, "encoder", [image], precision
-        )
+        encode = self._compiled(spec, network, network.image_encoder, "encoder", [image], precision)
         grid = (1, EMBEDDING_CHANNELS, *network.prompt_encoder.image_embedding_size)
         prompts = (1, ANY_LENGTH, EMBEDDING_CHANNELS)
         answer = self._compiled(

@@ -11,8 +11,8 @@ from conftest import BUNDLED
 from fakes import TinyEncoder, fake_pipeline, noise_radiograph, tiny_classifier
 
 from benchmarks.setting import PlainNetworks
-from cxrdemo import engines
-from cxrdemo.engines import cache_folder, compile_part, usable_engine
+from cxrdemo import devices, engines
+from cxrdemo.engines import Engine, cache_folder, compile_part, usable_engine
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Analysis, MaskingMode
@@ -25,12 +25,10 @@ needs_openvino = pytest.mark.skipif(
 MIN_IOU = 0.995
 MAX_CHANGE = 0.005
 """Of a probability."""
-TIE = 0.0005
-"""In bf16 a probability this near its threshold lies on either side by rounding alone."""
 
 
-def assert_same_findings(plain: Analysis, fast: Analysis, *, tie: float = 0.0) -> None:
-    """The accuracy that every fast path has to keep; no decision nearer than `tie` counts."""
+def assert_same_findings(plain: Analysis, fast: Analysis) -> None:
+    """The accuracy that every fast path has to keep."""
     assert plain.lungs is not None
     assert fast.lungs is not None
     one, other = plain.lungs.inside, fast.lungs.inside
@@ -38,8 +36,7 @@ def assert_same_findings(plain: Analysis, fast: Analysis, *, tie: float = 0.0) -
     for mode, reading in plain.readings.items():
         before, after = reading.findings, fast.readings[mode].findings
         assert np.abs(before.probabilities - after.probabilities).max() <= MAX_CHANGE
-        tied = np.abs(before.probabilities - before.thresholds) < tie
-        np.testing.assert_array_equal(before.above[~tied], after.above[~tied])
+        np.testing.assert_array_equal(before.above, after.above)
 
 
 def assert_same_results(plain: Analysis, fast: Analysis) -> None:
@@ -51,7 +48,7 @@ def assert_same_results(plain: Analysis, fast: Analysis) -> None:
         )
 
 
-def assert_same_heat_in_bf16(plain: Analysis, fast: Analysis) -> None:
+def assert_same_heat_as_shown(plain: Analysis, fast: Analysis) -> None:
     """Compared as it is shown, against the peak: the share of a faint map means nothing."""
     for mode, reading in plain.readings.items():
         for index, heat in enumerate(reading.saliency):
@@ -70,6 +67,12 @@ def real_images(data_folder: Path) -> list[Path]:
     images = [next((data_folder / "lungs" / "images").glob(f"{name}.*")) for name in names]
     dicoms = [p for p in (data_folder / "dicom").iterdir() if p.suffix == ".dcm"]
     return [*images, *dicoms]
+
+
+def edge_sensitive_images(data_folder: Path) -> list[Path]:
+    """Test images on which masks or first stages in bf16 moved a probability by 0.007 to 0.067."""
+    names = ("00001153_004", "00001362_001", "00019395_010", "00000467_010", "00029826_000")
+    return [data_folder / "nih" / "images" / f"{name}.jpg" for name in names]
 
 
 def test_pytorch_is_always_usable() -> None:
@@ -169,15 +172,25 @@ os.kill(os.getpid(), signal.SIGUSR1)
     assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
 
 
-def test_bf16_gives_the_same_results_on_real_images(
-    bundled_pipeline: Pipeline, data_folder: Path
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on hardware that has it; elsewhere the same numbers come more slowly."""
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+
+
+@pytest.mark.usefixtures("with_bf16")
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_the_fastest_precision_gives_the_same_results_on_real_images(
+    engine: Engine, bundled_pipeline: Pipeline, data_folder: Path, tmp_path: Path
 ) -> None:
-    fast = Pipeline.from_checkpoints(BUNDLED, precision="bf16")
-    for path in real_images(data_folder):
+    fast = Pipeline.from_checkpoints(BUNDLED, precision="auto", engine=engine, cache=tmp_path)
+    paths = real_images(data_folder) + edge_sensitive_images(data_folder)
+    for path in paths:
         radiograph = read_radiograph(path)
         analyses = bundled_pipeline.analyse(radiograph), fast.analyse(radiograph)
-        assert_same_findings(*analyses, tie=TIE)
-        assert_same_heat_in_bf16(*analyses)
+        assert [use.precision for use in analyses[1].checkpoints] == ["fp32", *["bf16"] * 3]
+        assert_same_findings(*analyses)
+        assert_same_heat_as_shown(*analyses)
 
 
 @needs_openvino
@@ -219,7 +232,7 @@ def test_the_plain_way_gives_the_same_results_on_real_images(
 def test_a_part_run_elsewhere_is_what_the_classifier_uses() -> None:
     plain = tiny_classifier(MaskingMode.NONE)
     doubled = type(plain)(
-        plain.spec, plain.network, activations=lambda images: 2 * plain._activations(images)
+        plain.spec, plain.network, later=lambda features: 2 * plain._later(features)
     )
     pixels = noise_radiograph().pixels
     _, once = plain.classify(pixels)

@@ -132,6 +132,17 @@ def test_a_large_image_is_measured_on_a_coarser_grid_to_the_same_effect(
     assert (kept & plain).sum() / (kept | plain).sum() > 0.995
 
 
+@pytest.mark.parametrize("margin", [0.01, 0.08, 0.2])
+def test_looking_only_near_the_lungs_changes_no_pixel(lungs: np.ndarray, margin: float) -> None:
+    reach = margin * np.flatnonzero(lungs.any(axis=1)).size
+    distance = cv2.distanceTransform((~lungs).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    near = (distance <= 2 * reach).astype(np.uint8)
+    assert not near.all()
+    closed = cv2.distanceTransform(near, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > reach
+    plain = closed | (distance <= reach)
+    np.testing.assert_array_equal(Surroundings(lungs).within(margin), plain)
+
+
 def test_a_large_image_keeps_its_lungs_to_the_pixel_and_grows_with_the_margin(
     phantom: Phantom,
 ) -> None:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -110,3 +111,19 @@ def test_the_input_is_not_changed_nor_aliased() -> None:
     placed = Placement.stretch((64, 64), (64, 64)).image(image, fill=0)
     placed[:] = 0
     np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("source", SIZES)
+@pytest.mark.parametrize("kind", ["letterbox", "stretch"])
+def test_labels_lie_within_a_pixel_of_the_mask(source: tuple[int, int], kind: str) -> None:
+    placement = Placement.make(kind, source, (224, 224))
+    y, x = np.indices(source) / np.array(source).reshape(2, 1, 1) - 0.5
+    labels = np.where(x < 0, 1, 2).astype(np.uint8) * (np.hypot(x, y) < 0.4).astype(np.uint8)
+    resized = placement.labels(labels)
+    assert resized.dtype == np.uint8
+    for label in (1, 2):
+        found, exact = resized == label, placement.mask(labels == label)
+        near = cv2.dilate(exact.astype(np.uint8), np.ones((3, 3)))
+        deep = cv2.erode(exact.astype(np.uint8), np.ones((3, 3)))
+        assert (near[found] == 1).all()
+        assert found[deep == 1].all()
