@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def precision(self) -> Precision:
-        """Of everything but the references, which are fp32: as the app chooses it here."""
+        """Where the app does not keep fp32 for the sake of the results; references are fp32."""
         return fastest_precision("cpu")
 
     @property
@@ -69,6 +69,17 @@ class Setting:
         return {
             engine: Pipeline.from_checkpoints(DEFAULT_CHECKPOINTS, precision="auto", engine=engine)
             for engine in self.engines
+        }
+
+    @functools.cached_property
+    def pipelines_in_bf16(self) -> dict[str, Pipeline]:
+        """With the bundled segmenter in bf16 too, as the app does when told; none without bf16."""
+        return {
+            f"{engine} in bf16": Pipeline.from_checkpoints(
+                DEFAULT_CHECKPOINTS, precision="bf16", engine=engine
+            )
+            for engine in self.engines
+            if self.precision == "bf16"
         }
 
     @functools.cached_property

@@ -537,7 +537,7 @@ class _Loader:
         network.to(memory_format=torch.channels_last)
         network.eval().requires_grad_(False)
         precision = self.precision(bf16_holds=has_first_stage(network))
-        image = (1, 3, *spec.inputs.hw)
+        image: tuple[int, ...] = (1, 3, *spec.inputs.hw)
         first, features = None, image
         if self.engine != "torch" and has_first_stage(network):
             part = partial(first_stage, network)
