@@ -86,8 +86,8 @@ def vit_b(setting: Setting) -> list[Row]:
 
 def segmenter(setting: Setting) -> list[Row]:
     """The bundled segmenter, from native pixels to the mask at native size."""
-    pipelines = {**setting.pipelines, **setting.pipelines_in_bf16}
-    plain, radiograph = setting.plain, setting.radiograph
+    pipelines, radiograph = setting.in_both_precisions, setting.radiograph
+    plain = setting.plain
     parts = {"reference": lambda: plain.lungs(radiograph.pixels)}
     parts |= {name: partial(p.find, radiograph) for name, p in pipelines.items()}
     times = interleaved(parts, repeats=setting.repeats)
@@ -105,7 +105,7 @@ def prompts(setting: Setting) -> list[Row]:
     """A click on an embedding that is there already."""
     radiograph = setting.radiograph
     click = (radiograph.hw[1] * 0.3, radiograph.hw[0] * 0.5)
-    pipelines = {**setting.pipelines, **setting.pipelines_in_bf16}
+    pipelines = setting.in_both_precisions
     found = {name: p.find(radiograph) for name, p in pipelines.items()}
     torch.manual_seed(0)
     spec = CheckpointSpec("random", "lungs", "sam-vit-b-1024", "", "", MEDSAM_INPUT)

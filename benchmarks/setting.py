@@ -72,14 +72,14 @@ class Setting:
         }
 
     @functools.cached_property
-    def pipelines_in_bf16(self) -> dict[str, Pipeline]:
-        """With the bundled segmenter in bf16 too, as the app does when told; none without bf16."""
-        return {
+    def in_both_precisions(self) -> dict[str, Pipeline]:
+        """`pipelines`, and where there is bf16 those with the bundled segmenter in it, if told."""
+        told = self.engines if self.precision == "bf16" else ()
+        return {**self.pipelines} | {
             f"{engine} in bf16": Pipeline.from_checkpoints(
                 DEFAULT_CHECKPOINTS, precision="bf16", engine=engine
             )
-            for engine in self.engines
-            if self.precision == "bf16"
+            for engine in told
         }
 
     @functools.cached_property

@@ -118,14 +118,13 @@ def later_stages(network: nn.Module, features: Tensor) -> Tensor:
 def later_layers(network: nn.Module) -> list[nn.Module]:
     """The layers of `later_stages`, and none of the head; tried on an empty image."""
     like = next(network.parameters())
+    found: list[nn.Module] = []
     with torch.inference_mode():
         features = first_stage(network, torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=like.device))
-    found: list[nn.Module] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: found.append(layer))
-        for layer in network.modules()
-    ]
-    with torch.inference_mode():
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, _: found.append(layer))
+            for layer in network.modules()
+        ]
         later_stages(network, features)
     for hook in hooks:
         hook.remove()

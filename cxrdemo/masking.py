@@ -156,7 +156,9 @@ def apply_mask(
     if kept.all():
         return pixels
     # Zeros cost nothing until they are written.
-    masked = np.full(pixels.shape, fill, np.float32) if fill else np.zeros_like(pixels)
+    masked = np.zeros(pixels.shape, np.float32)
+    if fill:
+        masked.fill(fill)
     return cast(NDArray[np.float32], cv2.copyTo(pixels, kept.view(np.uint8), masked))
 
 

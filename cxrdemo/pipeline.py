@@ -535,14 +535,12 @@ class _Loader:
         network = classifiers_room.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
-        network.eval().requires_grad_(False)
         precision = self.precision(bf16_holds=has_first_stage(network))
-        image: tuple[int, ...] = (1, 3, *spec.inputs.hw)
-        first, features = None, image
-        if self.engine != "torch" and has_first_stage(network):
+        image, first = (1, 3, *spec.inputs.hw), None
+        if has_first_stage(network):
             part = partial(first_stage, network)
-            features = tuple(part(torch.zeros(image)).shape)
             first = self._compiled(spec, network, part, "first-stage", [image], "fp32")
+        features = tuple(first(torch.zeros(image)).shape) if first else image
         later = self._compiled(
             spec, network, partial(later_stages, network), "later-stages", [features], precision
         )
@@ -553,7 +551,7 @@ class _Loader:
     def _as_segmenter(
         self, spec: CheckpointSpec, network: SamNetwork, precision: Precision
     ) -> LungSegmenter:
-        network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        network.to(memory_format=torch.channels_last)
         image = (1, 3, *spec.inputs.hw)
         encode = self._compiled(spec, network, network.image_encoder, "encoder", [image], precision)
         grid = (1, EMBEDDING_CHANNELS, *network.prompt_encoder.image_embedding_size)
@@ -584,7 +582,7 @@ class _Loader:
             return None
         return compile_part(
             part,
-            network,
+            network.eval().requires_grad_(False),
             shapes=shapes,
             key=f"{spec.architecture.replace('/', '-')}-{spec.sha256[:16]}-{name}",
             precision=precision,

@@ -132,6 +132,15 @@ def test_a_large_image_is_measured_on_a_coarser_grid_to_the_same_effect(
     assert (kept & plain).sum() / (kept | plain).sum() > 0.995
 
 
+@pytest.mark.parametrize("fill", [0.0, 0.3])
+def test_an_array_may_lie_in_memory_in_any_order(fill: float) -> None:
+    random = np.random.default_rng(0)
+    pixels, kept = random.random((5, 4), np.float32), random.random((5, 4)) < 0.5
+    expected = np.where(kept, pixels, np.float32(fill))
+    for image in (np.asfortranarray(pixels), pixels[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(apply_mask(image, kept, fill=fill), expected)
+
+
 @pytest.mark.parametrize("margin", [0.01, 0.08, 0.2])
 def test_looking_only_near_the_lungs_changes_no_pixel(lungs: np.ndarray, margin: float) -> None:
     reach = margin * np.flatnonzero(lungs.any(axis=1)).size
