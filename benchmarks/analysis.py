@@ -20,10 +20,10 @@ from benchmarks import plain
 from benchmarks.harness import Row, interleaved, ratio
 from benchmarks.setting import Setting
 from cxrdemo.cli import DEFAULT_CHECKPOINTS
+from cxrdemo.files import read_radiograph
 from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import ALL_MASKINGS, Analysis
 from cxrdemo.ui import batch
 from cxrdemo.ui.payload import PROBED_MARGINS, findings_part, image_part, lungs_part

@@ -18,12 +18,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from cxrdemo.files import read_radiograph
 from cxrdemo.gate import check
 from cxrdemo.lungs import assess
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.reading import read_radiograph
 from cxrdemo.rendering import HEAT_COLOURS, encode_png
 from cxrdemo.results import LungMask, Side
 from training.data import read_finding_index, read_lung_index

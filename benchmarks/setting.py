@@ -20,13 +20,13 @@ from cxrdemo.cli import DEFAULT_CHECKPOINTS
 from cxrdemo.devices import Precision, fastest_precision
 from cxrdemo.engines import Engine, cache_folder
 from cxrdemo.examples import make_dicom
+from cxrdemo.files import read_radiograph
 from cxrdemo.inputs import normalise, place
 from cxrdemo.lungs import split_sides
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import ALL_MASKINGS, MaskingMode
 from cxrdemo.segmenter import SamNetwork
 

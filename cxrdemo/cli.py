@@ -144,8 +144,8 @@ def _analyse_one(
     method: str,
 ) -> None:
     """Writes OUT.json, OUT.mask.png and OUT.figure.png for one file."""
+    from cxrdemo.files import read_radiograph
     from cxrdemo.gate import check
-    from cxrdemo.reading import read_radiograph
     from cxrdemo.rendering import encode_png, figure
 
     radiograph = read_radiograph(path)

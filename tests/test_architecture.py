@@ -17,7 +17,7 @@ LEVELS = {
     "engines": 1,
     "inputs": 2,
     "results": 2,
-    "reading": 2,
+    "files": 2,
     "phantom": 3,
     "checkpoints": 3,
     "lungs": 3,
@@ -45,7 +45,7 @@ ROOMS_OF = {
         "saliency",
         "pipeline",
     },
-    "pydicom": {"reading", "examples"},
+    "pydicom": {"files", "examples"},
     "openvino": {"engines"},
     "gradio": {"ui"},
     "matplotlib": {"rendering"},
@@ -97,6 +97,19 @@ def test_a_heavy_library_stays_in_its_rooms(library: str) -> None:
     }
     assert users <= ROOMS_OF[library]
     assert users, f"no module imports {library}: this test has gone blind"
+
+
+def test_the_room_of_files_imports_downwards() -> None:
+    order = ["journal", "decoding", "header", "greyscale", "dicom", "raster", "__init__"]
+    folder = ROOT / "cxrdemo" / "files"
+    assert sorted(order) == sorted(path.stem for path in folder.glob("*.py"))
+    for place, name in enumerate(order):
+        imported = {
+            found.split(".")[2]
+            for found in imported_names(folder / f"{name}.py")
+            if found.startswith("cxrdemo.files.")
+        }
+        assert not imported & set(order[place:]), name
 
 
 def test_the_package_never_imports_training() -> None:

@@ -25,12 +25,12 @@ from fakes import EllipseSegmenter, closing_event_loops, findings_spec, tiny_res
 from cxrdemo.checkpoints import Estimate, OperatingPoint
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.examples import EXAMPLES
+from cxrdemo.files import read_radiograph
 from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.reading import read_radiograph
 from cxrdemo.rendering import encode_png, grey, heat_overlay, masked_view
 from cxrdemo.results import Analysis, MaskingMode
 from cxrdemo.ui import page as page_module

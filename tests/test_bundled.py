@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import ALL_MASKINGS
 from training.cards import make_card
 

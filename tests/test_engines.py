@@ -13,8 +13,8 @@ from fakes import TinyEncoder, fake_pipeline, noise_radiograph, tiny_classifier
 from benchmarks.setting import PlainNetworks
 from cxrdemo import devices, engines
 from cxrdemo.engines import Engine, cache_folder, compile_part, usable_engine
+from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Analysis, MaskingMode
 
 needs_openvino = pytest.mark.skipif(

@@ -9,9 +9,9 @@ import pytest
 from pydicom.pixels import apply_voi_lut
 
 from cxrdemo.examples import EXAMPLES, draw_example, write_examples
+from cxrdemo.files import read_radiograph
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.phantom import FIELD_MM, Phantom, make_phantom
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Side
 
 SEEDS = range(6)

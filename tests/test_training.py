@@ -236,7 +236,7 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
         masks=images / "masks",
     )
     item = dataset[Draw(0, 0)]
-    from cxrdemo.reading import read_radiograph
+    from cxrdemo.files import read_radiograph
 
     pixels = read_radiograph(images / "p0.png").pixels
     lungs = masks_command.read_sides(images / "masks", "p0.png") > 0

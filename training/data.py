@@ -1,6 +1,6 @@
 """Indexes of training images: who is in which split, and what is known about each image.
 
-Two layouts of a folder with an `index.csv`; pixels come only through `cxrdemo.reading`.
+Two layouts of a folder with an `index.csv`; pixels come only through `cxrdemo.files`.
 """
 
 import csv
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxrdemo.errors import CxrDemoError
+from cxrdemo.files import read_radiograph
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
-from cxrdemo.reading import read_radiograph
 
 Case = TypeVar("Case")
 Kept = TypeVar("Kept")

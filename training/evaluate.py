@@ -35,11 +35,11 @@ from cxrdemo.checkpoints import (
 )
 from cxrdemo.classifier import FindingClassifier, build_network
 from cxrdemo.errors import CheckpointError
+from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.pipeline import Pipeline, cam_in_lung
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.reading import read_radiograph
 from cxrdemo.rendering import grey, heat_overlay
 from cxrdemo.results import LungMask, MaskingMode
 from cxrdemo.saliency import explain

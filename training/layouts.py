@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cxrdemo.errors import CxrDemoError
+from cxrdemo.files import read_radiograph
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.placement import Placement
-from cxrdemo.reading import read_radiograph
 from training.data import (
     DataError,
     FindingCase,

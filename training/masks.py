@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import MaskQuality
 from training.data import DataError, read_finding_index
 

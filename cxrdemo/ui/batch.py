@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import rows_of, write_csv
+from cxrdemo.files import read_radiograph
 from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS, NO_FINDING
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import Analysis, MaskingMode
 
 if TYPE_CHECKING:

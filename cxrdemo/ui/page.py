@@ -20,9 +20,9 @@ import gradio as gr
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.examples import EXAMPLES, Example
+from cxrdemo.files import read_radiograph
 from cxrdemo.gate import check
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.reading import read_radiograph
 from cxrdemo.results import ALL_MASKINGS, Analysis, MaskingMode
 from cxrdemo.ui import batch, panels
 from cxrdemo.ui.payload import (

@@ -1,0 +1,105 @@
+"""Files: the bytes of a picture or of a DICOM file become a `Radiograph`.
+
+The kind of file is told by its content, never by its name. Nothing is flipped, inverted or cropped
+beyond what the file's own header orders; what was done is told in `Source.steps`, what looks
+unusual in `Source.warnings`. No patient data leaves this room: of a DICOM file only the elements
+that are used are parsed at all.
+"""
+
+from pathlib import Path
+from typing import Final, NoReturn
+
+from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
+from cxrdemo.files.decoding import MAX_PIXELS
+from cxrdemo.files.dicom import is_dicom, read_dicom
+from cxrdemo.files.raster import read_raster
+from cxrdemo.radiograph import Radiograph
+
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "read_radiograph"]
+
+MAX_BYTES: Final = 256 * 2**20
+"""A 100-megapixel radiograph of 16 bits, uncompressed, fits."""
+
+_KINDS_READ: Final = "Expected a chest X-ray as DICOM, PNG, JPEG, TIFF, WebP or BMP"
+
+_RASTERS: Final = (
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"RIFF", "WebP"),
+    (b"BM", "BMP"),
+)
+"""First bytes of the pictures that are read."""
+
+_STRANGERS: Final = (
+    (b"GIF8", "a GIF picture"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive or office document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture outside DICOM"),
+)
+"""First bytes of what is often sent instead, and its name."""
+
+
+def read_radiograph(source: Path | bytes, *, max_bytes: int = MAX_BYTES) -> Radiograph:
+    """Reads one chest X-ray from a file or from its bytes.
+
+    Args:
+        source: Where the file lies, or its content.
+        max_bytes: Size above which a file is refused unread.
+
+    Returns:
+        The radiograph at its native size; 1 is dense.
+
+    Raises:
+        UnreadableImageError: If the file is missing, empty, broken or no image.
+        UnsupportedImageError: If it is intact but is not a single radiograph of a size this
+            software handles.
+    """
+    data = _load(source, max_bytes)
+    if is_dicom(data):
+        return read_dicom(data)
+    for signature, name in _RASTERS:
+        if data.startswith(signature):
+            return read_raster(data, name)
+    _refuse(data)
+
+
+def _load(source: Path | bytes, max_bytes: int) -> bytes:
+    try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size > max_bytes:
+            raise UnsupportedImageError(
+                f"Expected a file of at most {max_bytes / 2**20:.0f} MB, found"
+                f" {size / 2**20:.0f} MB. Export a single image, or compress it without loss."
+            )
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(
+            "Expected a file, but it could not be opened. Check that it still exists, that it is"
+            " not a folder, and that you may read it."
+        ) from error
+    if not data:
+        raise UnreadableImageError(
+            f"{_KINDS_READ}, found an empty file. The copy or upload may have been cut off; try"
+            " again."
+        )
+    return data
+
+
+def _refuse(data: bytes) -> NoReturn:
+    """Refuses bytes of no kind that is read, worded by what they announce themselves."""
+    for signature, name in _STRANGERS:
+        if data.startswith(signature):
+            raise UnsupportedImageError(
+                f"{_KINDS_READ}, found {name}. Take the image out of it, or export the radiograph"
+                " in one of these formats."
+            )
+    raise UnreadableImageError(
+        f"{_KINDS_READ}, found something else. Export the radiograph in one of these formats."
+    )
