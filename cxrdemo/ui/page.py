@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import gradio as gr
 
@@ -25,12 +25,14 @@ from cxrdemo.gate import check
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import ALL_MASKINGS, Analysis, MaskingMode
 from cxrdemo.ui import batch, panels
+from cxrdemo.ui import viewer as viewer_sheets
 from cxrdemo.ui.payload import (
     PROBED_MARGINS,
     Payload,
     findings_part,
     image_part,
     lungs_part,
+    payload,
     probes_part,
 )
 
@@ -153,8 +155,8 @@ def _read_tab(page: gr.Blocks, pipeline: Pipeline) -> None:
         theme = gr.Button("Light / dark", size="sm", scale=0, min_width=100)
     viewer = gr.HTML(
         None,
-        html_template=(_FOLDER / "viewer.html").read_text(encoding="utf-8"),
-        js_on_load=(_FOLDER / "viewer.js").read_text(encoding="utf-8"),
+        html_template=viewer_sheets.HTML,
+        js_on_load=viewer_sheets.SCRIPT,
         apply_default_css=False,
     )
     with gr.Accordion("Remarks, and how this image was read", open=False, elem_classes="cxr-how"):
@@ -244,7 +246,7 @@ def launch_options() -> dict[str, Any]:
             button_primary_background_fill_hover="#075985",
             button_primary_background_fill_hover_dark="#075985",
         ),
-        "css_paths": [_FOLDER / "style.css", _FOLDER / "viewer.css"],
+        "css_paths": [_FOLDER / "style.css", viewer_sheets.STYLES],
         "head": _DARK_FIRST,
         "ssr_mode": False,
         # It would write file names into the browser's storage.
@@ -378,8 +380,8 @@ def _open(pipeline: Pipeline, radiograph: Radiograph) -> Iterator[Shown]:
     yield gr.skip(), _payload(**parts), panels.note("Reading the findings…"), gr.skip()
     analysis = pipeline.analyse(radiograph, lungs=lungs)
     session = Session(study, analysis, found, doubts=doubts)
-    for kept, payload, *rest in _with_probes(pipeline, session):
-        parts = parts | payload
+    for kept, more, *rest in _with_probes(pipeline, session):
+        parts = parts | more
         yield kept, parts, *rest
 
 
@@ -406,27 +408,27 @@ def _with_probes(pipeline: Pipeline, session: Session, **more: Any) -> Iterator[
 
 def _shown(pipeline: Pipeline, session: Session, **more: Any) -> Shown:
     analysis = session.analysis
-    payload = _payload(session, **more)
+    sent = _payload(session, **more)
     if session.withheld:
-        payload |= {"maskings": None, "peak": 0.0}
+        sent |= {"maskings": None, "peak": 0.0}
     else:
         specs = {mode: pipeline.classifier_spec(mode) for mode in ALL_MASKINGS}
-        payload |= findings_part(analysis, specs)
-    return session, payload, panels.status(analysis), panels.how_read(analysis)
+        sent |= findings_part(analysis, specs)
+    return session, sent, panels.status(analysis), panels.how_read(analysis)
 
 
-def _payload(session: Session | None = None, **parts: Any) -> Payload:
-    """A payload with an identity of its own: the viewer looks at every one."""
-    run: Payload = {"run": secrets.token_hex(4)}
-    if session is not None:
-        run |= {
-            "study": session.study,
-            "stage": None,
-            "doubts": list(session.doubts),
-            "withheld": session.withheld,
-            "corrections": len(session.history),
-        }
-    return run | parts
+def _payload(session: Session | None = None, **parts: Unpack[Payload]) -> Payload:
+    """A payload, with the state of a session where there is one."""
+    if session is None:
+        return payload(**parts)
+    state: Payload = {
+        "study": session.study,
+        "stage": None,
+        "doubts": list(session.doubts),
+        "withheld": session.withheld,
+        "corrections": len(session.history),
+    }
+    return payload(**(state | parts))
 
 
 def _in_turn(answer: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown]]:

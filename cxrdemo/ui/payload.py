@@ -6,8 +6,9 @@ that a toggle or a slider may ask for is in here, so that neither makes a reques
 
 import base64
 import math
+import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final, TypedDict, Unpack
 
 import cv2
 import numpy as np
@@ -26,7 +27,6 @@ from cxrdemo.rendering import (
 )
 from cxrdemo.results import Analysis, LungMask, MaskingMode, Probes, Reading, SaliencyMap, Side
 
-Payload = dict[str, Any]
 Specs = Mapping[MaskingMode, CheckpointSpec | None]
 
 IMAGE_PX: Final = 1536
@@ -41,6 +41,140 @@ MARGIN_COUNT: Final = 20
 
 PROBED_MARGINS: Final = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.20)
 """Where the tightness curve is measured."""
+
+
+class ImagePart(TypedDict):
+    """The picture.
+
+    Attributes:
+        url: PNG, grey.
+        width: Of the picture sent, in pixels.
+        height: Of the picture sent, in pixels.
+        native: Width and height of the image as read.
+        spacing: Millimetres per pixel of the picture sent; None where the file gives none.
+    """
+
+    url: str
+    width: int
+    height: int
+    native: list[int]
+    spacing: float | None
+
+
+class LungsPart(TypedDict):
+    """The lung mask.
+
+    Attributes:
+        levels: PNG, see `masking.margin_levels`.
+        step: From one margin of the slider to the next, as a fraction of the lungs' height.
+        count: Number of margins: step, 2 step, ... count * step.
+        outlines: Per side closed polygons of x0, y0, x1, y1, ... in pixels of the picture.
+    """
+
+    levels: str
+    step: float
+    count: int
+    outlines: dict[str, list[list[int]]]
+
+
+class LabelPart(TypedDict):
+    """What a finding is called, and what it means."""
+
+    name: str
+    meaning: str
+
+
+class PointPart(TypedDict):
+    """An operating point; sensitivity and specificity at it in words."""
+
+    name: str
+    threshold: float
+    sensitivity: str | None
+    specificity: str | None
+
+
+class FindingPart(TypedDict):
+    """One label's answer: calibrated probability, whether the weights beat chance, heat's share."""
+
+    p: float
+    proven: bool
+    inLung: float | None
+    auroc: str | None
+    points: list[PointPart]
+
+
+class HeatPart(TypedDict):
+    """Raw cells row by row, and the image's place on them: x, y, width, height as shares."""
+
+    rows: int
+    columns: int
+    cells: list[float]
+    content: list[float]
+
+
+class MaskingPart(TypedDict):
+    """One masking's answer; findings and heat in the order of the labels."""
+
+    margin: float
+    noFinding: float
+    findings: list[FindingPart]
+    heat: list[HeatPart]
+    method: str
+
+
+class ProbesPart(TypedDict):
+    """Probabilities per margin, and those with the lungs blacked out."""
+
+    margins: list[float]
+    curves: list[list[float]]
+    outside: list[float] | None
+
+
+class Payload(TypedDict, total=False):
+    """What the viewer may be sent. A payload adds to those before it of the same study.
+
+    Attributes:
+        run: Identity of this payload: the viewer looks at every one.
+        study: Identity of the image. Another one starts anew, and then the picture must be there.
+        clear: Back to the empty page.
+        failed: No answer will come to what was asked.
+        stage: What is being done, in words; None when all is there.
+        synthetic: Whether the image is a computed one.
+        doubts: Why the image may not be what the models can read.
+        withheld: Whether the numbers are held back for them.
+        corrections: How many corrections of the mask can be undone.
+        image: The picture.
+        colours: 256 x RGB from no heat to the peak.
+        sideColours: RGB of each side's outline.
+        lungs: The mask; None where there is none.
+        peak: Largest heat of all labels and maskings.
+        maskings: Answers per masking; None while withheld.
+        labels: The findings, in order.
+        probes: What the answers hang on; None before it is known.
+    """
+
+    run: str
+    study: str
+    clear: bool
+    failed: bool
+    stage: str | None
+    synthetic: bool
+    doubts: list[str]
+    withheld: bool
+    corrections: int
+    image: ImagePart
+    colours: list[int]
+    sideColours: dict[str, list[int]]
+    lungs: LungsPart | None
+    peak: float
+    maskings: dict[str, MaskingPart] | None
+    labels: list[LabelPart]
+    probes: ProbesPart | None
+
+
+def payload(**parts: Unpack[Payload]) -> Payload:
+    """A payload with an identity of its own."""
+    return {"run": secrets.token_hex(4), **parts}
 
 
 def image_part(analysis: Analysis) -> Payload:
@@ -79,7 +213,6 @@ def lungs_part(analysis: Analysis) -> Payload:
             "step": MARGIN_STEP,
             "count": MARGIN_COUNT,
             "outlines": {str(int(side)): _outlines(shown, side) for side in Side},
-            "share": analysis.lungs.quality.area_fraction,
         }
     }
 
@@ -92,10 +225,7 @@ def findings_part(analysis: Analysis, specs: Specs) -> Payload:
             str(mode): _masking(reading, specs.get(mode))
             for mode, reading in analysis.readings.items()
         },
-        "labels": [
-            {"key": label.key, "name": label.display, "meaning": label.meaning}
-            for label in FINDINGS
-        ],
+        "labels": [{"name": label.display, "meaning": label.meaning} for label in FINDINGS],
     }
 
 
@@ -113,16 +243,14 @@ def probes_part(probes: Probes | None) -> Payload:
     }
 
 
-def _masking(reading: Reading, spec: CheckpointSpec | None) -> Payload:
+def _masking(reading: Reading, spec: CheckpointSpec | None) -> MaskingPart:
     findings = reading.findings
     labels = spec.labels if spec else ()
     return {
         "margin": reading.margin,
-        "marginRange": spec.margin_range if spec else None,
         "noFinding": findings.no_finding,
         "findings": [
             {
-                "key": key,
                 "p": float(findings.probabilities[index]),
                 "proven": bool(findings.beats_chance[index]),
                 "inLung": _none_if_nan(reading.cam_in_lung[index]),
@@ -136,13 +264,12 @@ def _masking(reading: Reading, spec: CheckpointSpec | None) -> Payload:
     }
 
 
-def _points(label: LabelSpec) -> list[Payload]:
+def _points(label: LabelSpec) -> list[PointPart]:
     """The operating points a checkpoint offers, the balanced one first."""
     return [
         {
             "name": point.name,
             "threshold": point.threshold,
-            "rule": point.rule,
             "sensitivity": _estimate(point.sensitivity),
             "specificity": _estimate(point.specificity),
         }
@@ -150,7 +277,7 @@ def _points(label: LabelSpec) -> list[Payload]:
     ]
 
 
-def _heat(saliency: SaliencyMap) -> Payload:
+def _heat(saliency: SaliencyMap) -> HeatPart:
     """Raw cells, and where the image lies on them: x, y, width, height as shares of the grid."""
     placement = saliency.placement
     (top, left), (height, width) = placement.offset_hw, placement.content_hw
