@@ -146,7 +146,7 @@ def _analyse_one(
     """Writes OUT.json, OUT.mask.png and OUT.figure.png for one file."""
     from cxrdemo.files import read_radiograph
     from cxrdemo.gate import check
-    from cxrdemo.rendering import encode_png, figure
+    from cxrdemo.rendering import encode_png, figure_png
 
     radiograph = read_radiograph(path)
     analysis = pipeline.analyse(radiograph, maskings=maskings, margin=margin, method=method)
@@ -158,7 +158,7 @@ def _analyse_one(
     if analysis.lungs is not None:
         mask = analysis.lungs.inside.astype(np.uint8) * np.uint8(255)
         out.with_name(f"{out.name}.mask.png").write_bytes(encode_png(mask))
-    figure(analysis).savefig(out.with_name(f"{out.name}.figure.png"))
+    out.with_name(f"{out.name}.figure.png").write_bytes(figure_png(analysis))
     # Last, so that a JSON without an error means that all three are there.
     write_json(analysis_to_json(analysis, doubts), out.with_name(f"{out.name}.json"))
 

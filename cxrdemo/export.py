@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from cxrdemo.gate import Doubt
+from cxrdemo.labels import NOTICE
 from cxrdemo.results import Analysis, LungMask, Reading, Side
 
 SCHEMA: Final = "cxrdemo-analysis/1"
-NOTICE: Final = "Research use only. Not a medical device."
 
 
 def analysis_to_json(analysis: Analysis, doubts: Sequence[Doubt] = ()) -> dict[str, Any]:

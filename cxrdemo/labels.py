@@ -7,6 +7,9 @@ underscores where a name is shown.
 from dataclasses import dataclass
 from typing import Final
 
+NOTICE: Final = "Research use only. Not a medical device."
+"""Stands on everything that shows or records a result."""
+
 
 @dataclass(frozen=True)
 class Label:

@@ -9,8 +9,7 @@ from html import escape
 from typing import Final
 
 from cxrdemo.checkpoints import CheckpointSpec, Estimate
-from cxrdemo.labels import FINDING_KEYS, display_name
-from cxrdemo.rendering import NOTICE
+from cxrdemo.labels import FINDING_KEYS, NOTICE, display_name
 from cxrdemo.results import Analysis, MaskingMode
 
 HEADER: Final = f"""
