@@ -29,5 +29,9 @@ class PromptError(CxrDemoError):
     """A box or point given to the segmenter makes no sense on this image."""
 
 
+class RemedyError(CxrDemoError):
+    """A turn, mirror or crop that was asked for makes no sense on this image."""
+
+
 class CheckpointError(CxrDemoError):
     """A checkpoint is missing, altered, or does not fit the architecture it claims."""

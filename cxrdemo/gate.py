@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cxrdemo.errors import GridMismatchError
 from cxrdemo.placement import Placement
-from cxrdemo.radiograph import Radiograph
+from cxrdemo.radiograph import Radiograph, Remedy
 from cxrdemo.results import LungMask, Side, bounding_box
 
 Kind = Literal[
@@ -29,7 +29,7 @@ Kind = Literal[
     "mask",
 ]  # fmt: skip
 
-MIN_SIDE_PX: Final = 224
+MIN_JUDGED_PX: Final = 224
 """The classifiers see 224 px; below that there is less to see than they were trained on."""
 
 MIN_SPREAD: Final = 0.25
@@ -152,10 +152,12 @@ class Doubt:
     Attributes:
         kind: Which rule.
         message: What is seen and what to do, in words for the user.
+        remedy: What would mend it, where that can be told; offered, never applied unasked.
     """
 
     kind: Kind
     message: str
+    remedy: Remedy | None = None
 
 
 def check(radiograph: Radiograph, lungs: LungMask | None) -> tuple[Doubt, ...]:
@@ -246,10 +248,10 @@ class _Shape:
 
 def _by_pixels(radiograph: Radiograph) -> Iterable[Doubt]:
     height, width = radiograph.hw
-    if min(height, width) < MIN_SIDE_PX:
+    if min(height, width) < MIN_JUDGED_PX:
         yield Doubt(
             "small",
-            f"The image has only {width} x {height} pixels; at least {MIN_SIDE_PX} a side are"
+            f"The image has only {width} x {height} pixels; at least {MIN_JUDGED_PX} a side are"
             " needed. Use the original, not a thumbnail.",
         )
     every = max(1, max(radiograph.hw) // _SAMPLED_PX)
@@ -322,12 +324,14 @@ def _by_orientation(picture: _Picture, shape: _Shape) -> Iterable[Doubt]:
             "rotated",
             "The chest seems to stand on its head: the lungs are wide apart at the top and close"
             " together at the bottom. Turn the image by 180 degrees.",
+            Remedy(turn=180),
         )
     elif is_dark_below:
         yield Doubt(
             "inverted",
             "The grey values seem inverted: what should be the belly or the spine is dark. Export"
             " the image so that bone is bright.",
+            Remedy(invert=True),
         )
 
 

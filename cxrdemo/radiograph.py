@@ -1,20 +1,24 @@
-"""Radiograph, the one image type. Everything after reading works on it.
+"""Radiograph, the one image type, and the remedies that a user may ask for.
 
 It holds no patient data: `Source` records how the pixels were obtained and a short whitelist of
 technical tags, nothing else.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-View = Literal["PA", "AP", "LATERAL"]
+from cxrdemo.errors import RemedyError
 
-MIN_SIDE_PX: Final = 64
+View = Literal["PA", "AP", "LATERAL"]
+Turn = Literal[0, 90, 180, 270]
+
+MIN_READABLE_PX: Final = 64
 """Below this no lung is resolved; the reader refuses, with a message."""
 
 
@@ -30,6 +34,8 @@ class Source:
         warnings: What looks unusual and may mislead, in words for the user.
         colourfulness: Share of pixels, 0..1, whose colour channels differ by more than a tenth of
             their range; 0 for a grey image.
+        own_grid: Whether the pixel grid is still the file's own: false once the image was mirrored,
+            turned, cropped or resampled.
     """
 
     kind: str
@@ -38,6 +44,7 @@ class Source:
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()
     colourfulness: float = 0.0
+    own_grid: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +73,10 @@ class Radiograph:
         pixels = self.pixels
         if pixels.ndim != 2 or pixels.dtype != np.float32:
             raise ValueError(f"pixels must be float32 (H, W), got {pixels.dtype} {pixels.shape}")
-        if min(pixels.shape) < MIN_SIDE_PX:
-            raise ValueError(f"pixels must be at least {MIN_SIDE_PX} px a side, got {pixels.shape}")
+        if min(pixels.shape) < MIN_READABLE_PX:
+            raise ValueError(
+                f"pixels must be at least {MIN_READABLE_PX} px a side, got {pixels.shape}"
+            )
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= 0.0 and high <= 1.0):  # also false for NaN
             raise ValueError(f"pixels must lie in 0..1, found {low:g}..{high:g}")
@@ -81,3 +90,113 @@ class Radiograph:
     def hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+_TURNS: Final[dict[str, Turn]] = {"turn-right": 90, "turn-half": 180, "turn-left": 270}
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What may be done to a radiograph so that it becomes an upright chest with bright bone.
+
+    Applied in the order of the attributes. `str` and `parse` give it a name for a page's button:
+    "turn-right", "turn-half", "turn-left", "mirror", "invert", "crop-X0-Y0-X1-Y1", or several of
+    them joined by "+".
+
+    Attributes:
+        crop: XYXY in pixels of the image it is applied to; None keeps all.
+        turn: Degrees clockwise.
+        mirror: Left and right change places.
+        invert: Dark and bright change places.
+    """
+
+    crop: tuple[int, int, int, int] | None = None
+    turn: Turn = 0
+    mirror: bool = False
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be applied to any image.
+
+        Raises:
+            RemedyError: If the turn is no quarter turn or the box is none.
+        """
+        if self.turn not in (0, 90, 180, 270):
+            raise RemedyError("Expected a turn by 90, 180 or 270 degrees, found another angle.")
+        if self.crop is not None:
+            x0, y0, x1, y1 = self.crop
+            if not (0 <= x0 < x1 and 0 <= y0 < y1):
+                raise RemedyError("Expected a box to crop to, found one without an inside.")
+
+    def __str__(self) -> str:
+        parts = [] if self.crop is None else ["-".join(("crop", *map(str, self.crop)))]
+        parts += [name for name, degrees in _TURNS.items() if degrees == self.turn]
+        parts += ["mirror"] * self.mirror + ["invert"] * self.invert
+        return "+".join(parts)
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """The remedy of a name.
+
+        Raises:
+            RemedyError: If it names none.
+        """
+        asked: dict[str, Any] = {}
+        for part in name.split("+"):
+            box = re.fullmatch("crop-([0-9]{1,6})-([0-9]{1,6})-([0-9]{1,6})-([0-9]{1,6})", part)
+            if box:
+                new: dict[str, Any] = {"crop": tuple(int(side) for side in box.groups())}
+            elif part in _TURNS:
+                new = {"turn": _TURNS[part]}
+            elif part in ("mirror", "invert"):
+                new = {part: True}
+            else:
+                new = {}
+            if not new or new.keys() & asked.keys():
+                raise RemedyError(
+                    "Expected turn-left, turn-right, turn-half, mirror, invert or a crop, found"
+                    " something else."
+                )
+            asked |= new
+        return cls(**asked)
+
+
+def remedied(radiograph: Radiograph, remedy: Remedy) -> Radiograph:
+    """The radiograph after a remedy that the user chose, with each step told in its source.
+
+    Args:
+        radiograph: Stays as it is.
+        remedy: What to do.
+
+    Raises:
+        RemedyError: If the crop leaves the image or keeps too little of it.
+    """
+    pixels, spacing, steps = radiograph.pixels, radiograph.spacing_mm, []
+    if remedy.crop is not None:
+        x0, y0, x1, y1 = remedy.crop
+        if y1 > pixels.shape[0] or x1 > pixels.shape[1]:
+            raise RemedyError("Expected a box inside the image, found one that leaves it.")
+        if min(x1 - x0, y1 - y0) < MIN_READABLE_PX:
+            raise RemedyError(
+                f"Expected a box of at least {MIN_READABLE_PX} pixels a side, found {x1 - x0} x"
+                f" {y1 - y0}. Choose a larger one."
+            )
+        pixels = pixels[y0:y1, x0:x1]
+        steps.append(f"Cropped to columns {x0} to {x1} and rows {y0} to {y1}, as you asked")
+    if remedy.turn:
+        pixels = np.rot90(pixels, -remedy.turn // 90)
+        if spacing is not None and remedy.turn != 180:
+            spacing = spacing[::-1]
+        steps.append(f"Turned by {remedy.turn} degrees clockwise, as you asked")
+    if remedy.mirror:
+        pixels = pixels[:, ::-1]
+        steps.append("Mirrored left to right, as you asked")
+    if remedy.invert:
+        pixels = np.float32(1) - pixels
+        steps.append("Inverted dark and bright, as you asked")
+    source = replace(
+        radiograph.source,
+        steps=(*radiograph.source.steps, *steps),
+        own_grid=radiograph.source.own_grid and remedy in (Remedy(), Remedy(invert=True)),
+    )
+    return Radiograph(np.ascontiguousarray(pixels), spacing, radiograph.view, source)

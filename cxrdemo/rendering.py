@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cxrdemo.labels import FINDINGS, NO_FINDING, NOTICE, display_name
 from cxrdemo.masking import apply_mask
 from cxrdemo.placement import Placement
-from cxrdemo.radiograph import MIN_SIDE_PX, Radiograph
+from cxrdemo.radiograph import MIN_READABLE_PX, Radiograph
 from cxrdemo.results import Analysis, Findings, LungMask, Reading, SaliencyMap, Side
 
 UNPROVEN: Final = "not shown to beat chance"
@@ -156,7 +156,7 @@ def display_placement(hw: tuple[int, int], *, longest_px: int) -> Placement:
     if max(hw) <= longest_px:
         return Placement.stretch(hw, hw)
     fitted = Placement.letterbox(hw, (longest_px, longest_px)).content_hw
-    return Placement.stretch(hw, (max(MIN_SIDE_PX, fitted[0]), max(MIN_SIDE_PX, fitted[1])))
+    return Placement.stretch(hw, (max(MIN_READABLE_PX, fitted[0]), max(MIN_READABLE_PX, fitted[1])))
 
 
 def on_display(lungs: LungMask, placement: Placement) -> LungMask:

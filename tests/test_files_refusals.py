@@ -35,8 +35,8 @@ from rasters import (
 )
 
 from cxrdemo.errors import CxrDemoError, UnreadableImageError, UnsupportedImageError
-from cxrdemo.files import MAX_PIXELS, read_radiograph
-from cxrdemo.radiograph import MIN_SIDE_PX
+from cxrdemo.files import MAX_PIXELS, load, looks_readable, read_radiograph
+from cxrdemo.radiograph import MIN_READABLE_PX
 
 
 def zipped() -> bytes:
@@ -224,9 +224,9 @@ def test_several_pages_or_frames(kind: str) -> None:
 
 
 def test_smallest_side() -> None:
-    enough = np.zeros((MIN_SIDE_PX, MIN_SIDE_PX), np.uint8)
+    enough = np.zeros((MIN_READABLE_PX, MIN_READABLE_PX), np.uint8)
     enough[0, 0] = 255
-    assert read_radiograph(encoded(Image.fromarray(enough), "PNG")).hw == (MIN_SIDE_PX,) * 2
+    assert read_radiograph(encoded(Image.fromarray(enough), "PNG")).hw == (MIN_READABLE_PX,) * 2
     short = enough[1:]
     assert_refused(
         encoded(Image.fromarray(short), "PNG"), UnsupportedImageError, "64 pixels a side", "64 x 63"
@@ -250,6 +250,41 @@ def test_missing_file_and_folder_are_refused_without_their_name(tmp_path: Path) 
             read_radiograph(path)
         assert str(path) not in str(caught.value)
         assert "secret" not in str(caught.value)
+
+
+def test_special_files_are_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (
+        tmp_path / "pipe",
+        tmp_path / "link",
+        tmp_path / "loop",
+        Path("/dev/zero"),
+        Path("/dev/null"),
+        Path("nul\0byte"),
+        tmp_path / ("long" * 99),
+    ):
+        assert_refused(path, UnreadableImageError, "could not be opened", "ordinary file")
+
+
+def test_a_file_that_grows_past_the_limit_while_it_is_read_is_refused() -> None:
+    # Its stated size is 0, as that of everything there.
+    assert_refused(Path("/proc/self/maps"), UnsupportedImageError, "at most", max_bytes=100)
+
+
+def test_what_is_read_and_what_is_not_is_told_by_the_beginning() -> None:
+    for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP"):
+        assert looks_readable(encoded(Image.fromarray(GREY8), kind)[:132])
+    assert looks_readable(build(ramp(0, 4095))[:132])
+    for other in (b"", b"{", zipped()[:132], encoded(Image.fromarray(GREY8), "GIF")[:132]):
+        assert not looks_readable(other)
+
+
+def test_the_loaded_bytes_are_those_that_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "chest"
+    path.write_bytes(encoded(Image.fromarray(GREY8), "PNG"))
+    close(read_radiograph(load(path)).pixels, read_radiograph(path).pixels, 0)
 
 
 @pytest.mark.real_data

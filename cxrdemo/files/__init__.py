@@ -6,6 +6,8 @@ unusual in `Source.warnings`. No patient data leaves this room: of a DICOM file 
 that are used are parsed at all.
 """
 
+import os
+import stat
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -15,7 +17,7 @@ from cxrdemo.files.dicom import is_dicom, read_dicom
 from cxrdemo.files.raster import read_raster
 from cxrdemo.radiograph import Radiograph
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "read_radiograph"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "load", "looks_readable", "read_radiograph"]
 
 MAX_BYTES: Final = 256 * 2**20
 """A 100-megapixel radiograph of 16 bits, uncompressed, fits."""
@@ -61,35 +63,73 @@ def read_radiograph(source: Path | bytes, *, max_bytes: int = MAX_BYTES) -> Radi
         UnsupportedImageError: If it is intact but is not a single radiograph of a size this
             software handles.
     """
-    data = _load(source, max_bytes)
+    data = load(source, max_bytes)
     if is_dicom(data):
         return read_dicom(data)
-    for signature, name in _RASTERS:
-        if data.startswith(signature):
-            return read_raster(data, name)
+    announced = _announced(data)
+    if announced is not None:
+        return read_raster(data, announced)
     _refuse(data)
 
 
-def _load(source: Path | bytes, max_bytes: int) -> bytes:
-    try:
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        if size > max_bytes:
-            raise UnsupportedImageError(
-                f"Expected a file of at most {max_bytes / 2**20:.0f} MB, found"
-                f" {size / 2**20:.0f} MB. Export a single image, or compress it without loss."
-            )
-        data = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(
-            "Expected a file, but it could not be opened. Check that it still exists, that it is"
-            " not a folder, and that you may read it."
-        ) from error
+def looks_readable(beginning: bytes) -> bool:
+    """Whether a file that begins so is of a kind that is read; 132 bytes are enough to tell."""
+    return is_dicom(beginning) or _announced(beginning) is not None
+
+
+def _announced(data: bytes) -> str | None:
+    return next((name for signature, name in _RASTERS if data.startswith(signature)), None)
+
+
+def load(source: Path | bytes, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a file, which `read_radiograph` takes as well as its path.
+
+    Only an ordinary file is opened: a pipe would be waited for, and a device has no end.
+
+    Args:
+        source: Where the file lies, or its content.
+        max_bytes: Size above which it is refused unread.
+
+    Raises:
+        UnreadableImageError: If it is missing, empty, or no ordinary file.
+        UnsupportedImageError: If it is larger than `max_bytes`.
+    """
+    data = source if isinstance(source, bytes) else _load_file(source, max_bytes)
+    if len(data) > max_bytes:
+        raise _too_many_bytes(len(data), max_bytes)
     if not data:
         raise UnreadableImageError(
             f"{_KINDS_READ}, found an empty file. The copy or upload may have been cut off; try"
             " again."
         )
     return data
+
+
+def _load_file(path: Path, max_bytes: int) -> bytes:
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would keep the opening waiting
+
+    try:
+        with open(path, "rb", opener=without_waiting) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError("no ordinary file")
+            if found.st_size > max_bytes:
+                raise _too_many_bytes(found.st_size, max_bytes)
+            return file.read(max_bytes + 1)
+    # A path with a null byte is no OSError but a ValueError.
+    except (OSError, ValueError) as error:
+        raise UnreadableImageError(
+            "Expected a file, but it could not be opened. Check that it still exists, that it is"
+            " an ordinary file and not a folder, pipe or device, and that you may read it."
+        ) from error
+
+
+def _too_many_bytes(size: int, max_bytes: int) -> UnsupportedImageError:
+    return UnsupportedImageError(
+        f"Expected a file of at most {max_bytes / 2**20:.0f} MB, found {size / 2**20:.0f} MB."
+        " Export a single image, or compress it without loss."
+    )
 
 
 def _refuse(data: bytes) -> NoReturn:

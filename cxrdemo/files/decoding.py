@@ -14,7 +14,7 @@ from pydicom.config import disable_value_validation
 
 from cxrdemo.errors import CxrDemoError, UnreadableImageError, UnsupportedImageError
 from cxrdemo.files.journal import Journal
-from cxrdemo.radiograph import MIN_SIDE_PX, Radiograph, Source, View
+from cxrdemo.radiograph import MIN_READABLE_PX, Radiograph, Source, View
 
 MAX_PIXELS: Final = 100_000_000
 """Five times the largest flat-panel detector (about 20 megapixels), and 400 MB as float32."""
@@ -53,10 +53,10 @@ def check_size(height: int, width: int) -> None:
     """Refuses a picture too large for memory, or too small to show a lung."""
     if height * width > MAX_PIXELS:
         raise too_large()
-    if min(height, width) < MIN_SIDE_PX:
+    if min(height, width) < MIN_READABLE_PX:
         raise UnsupportedImageError(
-            f"Expected an image of at least {MIN_SIDE_PX} pixels a side, found {width} x {height}."
-            " Use the original, not a thumbnail."
+            f"Expected an image of at least {MIN_READABLE_PX} pixels a side, found {width} x"
+            f" {height}. Use the original, not a thumbnail."
         )
 
 
