@@ -26,7 +26,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.rendering import HEAT_COLOURS, encode_png
 from cxrdemo.results import LungMask, Side
-from training.data import read_finding_index, read_lung_index
+from training.sets.index import read_finding_index, read_lung_index
 
 SEEDS: Final = (0, 1, 2)
 """Each wrong input is drawn once per seed."""

@@ -16,9 +16,9 @@ from cxrdemo.devices import has_bf16
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
-from training.data import FindingCase
-from training.findings import FindingDataset
-from training.runs import EvenSampler
+from training.engine.draws import EvenSampler
+from training.images.findings import FindingDataset
+from training.sets.index import FindingCase
 
 BATCH = 16
 SIZE = 224

@@ -25,9 +25,9 @@ def phantom() -> Phantom:
 @pytest.fixture(scope="session")
 def phantom_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training folders of phantoms, `lungs`, `nih`, `pretrain`, and `masks` of `nih`; read only."""
-    from training.data import read_finding_index
-    from training.masks import mask_path
-    from training.reproduce import make_phantom_sets
+    from training.images.stored_masks import mask_path
+    from training.sets.index import read_finding_index
+    from training.sets.phantoms import make_phantom_sets
 
     folder = tmp_path_factory.mktemp("phantom_sets")
     phantoms = make_phantom_sets(folder)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.__main__ import main
-from training.classify import ClassifyTask
+from training.commands.classify import ClassifyTask
 
 FOLDER, KILL_AT = Path(sys.argv[1]), int(sys.argv[2])
 drawn: dict[int, list[int]] = defaultdict(list)

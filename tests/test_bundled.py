@@ -12,7 +12,7 @@ from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import ALL_MASKINGS
-from training.cards import make_card
+from training.reports.cards import make_card
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 

@@ -14,10 +14,17 @@ from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode, Side
 from cxrdemo.segmenter import SamNetwork
-from training import masks as masks_command
-from training.classify import ClassifySettings, ClassifyTask, known_label_loss
-from training.data import DataError, FindingCase
-from training.findings import (
+from training.commands.classify import ClassifySettings, ClassifyTask, known_label_loss
+from training.commands.segment import (
+    SegmentSettings,
+    SegmentTask,
+    jittered_box,
+    mask_loss,
+    sample_points,
+)
+from training.engine.draws import Draw
+from training.errors import DataError
+from training.images.findings import (
     OUTPUTS,
     UNKNOWN,
     Drawing,
@@ -26,15 +33,9 @@ from training.findings import (
     sampling_weights,
     typical_lungs,
 )
-from training.lesions import MASS, NODULE, LesionKind, draw_lesion
-from training.runs import Draw
-from training.segment import (
-    SegmentSettings,
-    SegmentTask,
-    jittered_box,
-    mask_loss,
-    sample_points,
-)
+from training.images.lesions import MASS, NODULE, LesionKind, draw_lesion
+from training.images.stored_masks import mask_path, read_sides
+from training.sets.index import FindingCase
 
 SEGMENT = SegmentSettings(
     data="d", out="o", architecture="sam-tinyvit-5m-512", init=None, size=64, epochs=1, batch=2,
@@ -222,7 +223,7 @@ def images(tmp_path: Path) -> Path:
         picture = np.rint(phantom.radiograph.pixels * 255).astype(np.uint8)
         cv2.imwrite(str(tmp_path / f"p{seed}.png"), picture)
         (tmp_path / "masks").mkdir(exist_ok=True)
-        cv2.imwrite(str(masks_command.mask_path(tmp_path / "masks", f"p{seed}.png")), phantom.lungs)
+        cv2.imwrite(str(mask_path(tmp_path / "masks", f"p{seed}.png")), phantom.lungs)
     return tmp_path
 
 
@@ -239,7 +240,7 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
     from cxrdemo.files import read_radiograph
 
     pixels = read_radiograph(images / "p0.png").pixels
-    lungs = masks_command.read_sides(images / "masks", "p0.png") > 0
+    lungs = read_sides(images / "masks", "p0.png") > 0
     kept = kept_region(lungs, mode=mode, margin=DEFAULT_MARGIN)
     canvas, _ = place(apply_mask(pixels, kept, fill=spec.fill), spec)
     np.testing.assert_array_equal(item["image"].numpy(), normalise(canvas, spec))

@@ -12,13 +12,13 @@ from test_training_evaluate import outputs
 from cxrdemo.checkpoints import CheckpointStore, LabelSpec, Sample
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from training import calibrate as command
-from training import evaluate
 from training.__main__ import main
-from training.calibrate import MIN_CASES, WORSE_THAN_CHANCE, calibrate, with_figures
-from training.cards import make_card
-from training.data import DataError
-from training.evaluate import Outputs, probabilities
+from training.commands import calibrate as command
+from training.errors import DataError
+from training.measures.calibration import MIN_CASES, WORSE_THAN_CHANCE, calibrate, with_figures
+from training.measures.figures import classifier_figures, probabilities
+from training.measures.scoring import Outputs
+from training.reports.cards import make_card
 
 
 def backwards(data: Outputs) -> Outputs:
@@ -49,7 +49,7 @@ def test_a_temperature_keeps_even_odds_and_the_order() -> None:
         assert label.offset == 0.0
         assert label.scale == pytest.approx(reference.scale / 4, rel=1e-3)
     before, after = (
-        evaluate.classifier_figures(sure, labels, resamples=5)
+        classifier_figures(sure, labels, resamples=5)
         for labels in (
             [LabelSpec(key, 1.0, 0.0, 0.5, "") for key in FINDING_KEYS],
             calibrate(sure, method="temperature"),

@@ -7,8 +7,10 @@ import pytest
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from training.__main__ import COMMANDS, main
-from training.augment import Ranges, change_grey, draw, warp_image, warp_mask
-from training.data import DataError, read_finding_index, read_lung_index, read_mask, read_pixels
+from training.errors import DataError
+from training.images.augment import Ranges, change_grey, draw, warp_image, warp_mask
+from training.sets.index import read_finding_index, read_lung_index
+from training.sets.pixels import read_mask, read_pixels
 
 ALL_LABELS = (*FINDING_KEYS, *AUXILIARY_KEYS, "No_Finding")
 

@@ -24,12 +24,17 @@ from cxrdemo.errors import CxrDemoError
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from training import classify, pretrain, runs, segment
 from training.__main__ import COMMANDS, main
-from training.data import DataError, read_pixels
-from training.findings import OUTPUTS, Drawing, FindingDataset
-from training.masks import read_sides
-from training.runs import AtomicCheckpoints, Draw, DrawSampler, EvenSampler
+from training.commands import classify, pretrain, segment
+from training.engine import draws
+from training.engine import trainer as engine
+from training.engine.draws import Draw, DrawSampler, EvenSampler, gather_rows
+from training.engine.settings import settings_from
+from training.engine.trainer import AtomicCheckpoints
+from training.errors import DataError
+from training.images.findings import OUTPUTS, Drawing, FindingDataset
+from training.images.stored_masks import read_sides
+from training.sets.pixels import read_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 OBSERVED = ROOT / "tests" / "observed_training.py"
@@ -192,7 +197,7 @@ def test_processes_share_the_draws_of_an_epoch(
     assert list(sampler) == alone, "the epoch alone decides"
     parts = []
     for rank in range(2):
-        monkeypatch.setattr(runs, "_rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(draws, "_rank_and_world", lambda rank=rank: (rank, 2))
         parts.append(list(sampler))
         assert len(parts[-1]) == len(sampler) == 5
     assert [draw for pair in zip(*parts, strict=True) for draw in pair] == alone[:10]
@@ -209,7 +214,7 @@ def test_validation_images_come_in_order_and_evenly(monkeypatch: pytest.MonkeyPa
     assert [draw.index for draw in sampler] == [0, 1, 2, 3, 4]
     found = []
     for rank in range(2):
-        monkeypatch.setattr(runs, "_rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(draws, "_rank_and_world", lambda rank=rank: (rank, 2))
         found.append([draw.index for draw in sampler])
     assert found == [[0, 2, 4], [1, 3, 0]]
 
@@ -223,7 +228,7 @@ def test_what_came_twice_counts_once() -> None:
             return values
 
     indices = torch.tensor([[0, 2, 4], [1, 3, 0]])
-    rows = runs.gather_rows(Task(), indices, indices.float()[..., None])  # type: ignore[arg-type]
+    rows = gather_rows(Task(), indices, indices.float()[..., None])  # type: ignore[arg-type]
     assert rows.flatten().tolist() == [0, 1, 2, 3, 4]
 
 
@@ -269,11 +274,11 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(
 def test_the_hardware_chooses_the_precision_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "training_precision", lambda _: "32-true")
-    assert runs.precision_of("auto", "cpu") == "32-true"
+    monkeypatch.setattr(engine, "training_precision", lambda _: "32-true")
+    assert engine.precision_of("auto", "cpu") == "32-true"
     assert capsys.readouterr().out == "precision 32-true: cpu has no bf16 in hardware\n"
-    assert runs.precision_of("bf16", "cpu") == "bf16-mixed"
-    assert runs.precision_of("fp32", "cuda") == "32-true"
+    assert engine.precision_of("bf16", "cpu") == "bf16-mixed"
+    assert engine.precision_of("fp32", "cuda") == "32-true"
 
 
 def parsed(command: str, flags: list[str]) -> argparse.Namespace:
@@ -290,7 +295,7 @@ def test_imagenets_weights_get_a_fresh_head_and_it_is_said(
     path = tmp_path / "imagenet.safetensors"
     save_file(theirs.state_dict(), path)
     flags = classify_flags(tmp_path, tmp_path, backbone=name, init=path)[1:]
-    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", flags))
+    settings = settings_from(classify.ClassifySettings, parsed("classify", flags))
     ours = classify.start_network(settings)
     assert "imagenet.safetensors has 1000 outputs of its own" in capsys.readouterr().out
     layer = output_layer(ours)
@@ -415,7 +420,7 @@ def test_senseless_flags_are_refused(
 def test_one_step_touches_what_it_should_and_nothing_else(data: Path, tmp_path: Path) -> None:
     network = build_network("timm/test_resnet", len(OUTPUTS)).train()
     flags = classify_flags(data, tmp_path, backbone="timm/test_resnet")[1:]
-    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", flags))
+    settings = settings_from(classify.ClassifySettings, parsed("classify", flags))
     task = classify.ClassifyTask(network, settings)
     task.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     torch.manual_seed(0)
@@ -438,12 +443,12 @@ def test_one_step_touches_what_it_should_and_nothing_else(data: Path, tmp_path: 
 
 def test_begin_refuses_nothing_in_a_new_folder(tmp_path: Path) -> None:
     flags = classify_flags(tmp_path, tmp_path / "out")[1:]
-    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", flags))
-    assert runs.begin(settings)
+    settings = settings_from(classify.ClassifySettings, parsed("classify", flags))
+    assert engine.begin(settings)
     stored = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert classify.ClassifySettings(**stored) == settings
     with pytest.raises(DataError, match="cannot be shared out"):
-        runs.settings_from(classify.ClassifySettings, parsed("classify", flags), devices=5)
+        settings_from(classify.ClassifySettings, parsed("classify", flags), devices=5)
 
 
 @quietly
@@ -459,14 +464,12 @@ def test_pretraining_without_labels_learns_to_describe_views_alike(
     # What came of it is what `classify --init` takes.
     init = tmp_path / "run" / "network.safetensors"
     more = classify_flags(data, tmp_path, backbone="timm/test_resnet", init=init)[1:]
-    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", more))
+    settings = settings_from(classify.ClassifySettings, parsed("classify", more))
     classify.start_network(settings)
 
     task = pretrain.ViewsTask(
         build_network("timm/test_resnet", len(OUTPUTS)),
-        runs.settings_from(
-            pretrain.PretrainSettings, parsed("pretrain", flags[1:]), masking="none"
-        ),
+        settings_from(pretrain.PretrainSettings, parsed("pretrain", flags[1:]), masking="none"),
     )
     task.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     torch.manual_seed(0)
@@ -501,9 +504,9 @@ def test_a_progress_bar_is_for_terminals(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = classify_flags(data, tmp_path)[1:]
-    settings = runs.settings_from(classify.ClassifySettings, parsed("classify", flags))
-    for on_terminal, kind in ((True, RichProgressBar), (False, runs.EpochLines)):
+    settings = settings_from(classify.ClassifySettings, parsed("classify", flags))
+    for on_terminal, kind in ((True, RichProgressBar), (False, engine.EpochLines)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda answer=on_terminal: answer)
-        trainer, _, _ = runs.build_trainer(settings, "val_auroc")
-        shown = [c for c in trainer.callbacks if isinstance(c, RichProgressBar | runs.EpochLines)]
+        trainer, _, _ = engine.build_trainer(settings, "val_auroc")
+        shown = [c for c in trainer.callbacks if isinstance(c, RichProgressBar | engine.EpochLines)]
         assert [type(c) for c in shown] == [kind]

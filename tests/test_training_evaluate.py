@@ -19,24 +19,21 @@ from cxrdemo.checkpoints import Estimate, LabelSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
-from training import evaluate, report
 from training.__main__ import main
-from training.data import DataError, FindingCase, LungCase, read_finding_index
-from training.evaluate import (
-    Outputs,
-    Scores,
-    bootstrap,
-    calibration_error,
+from training.commands import evaluate
+from training.errors import DataError
+from training.images.stored_masks import COLUMNS, QUALITY_NAME, mask_path
+from training.measures.figures import (
+    ALONE,
     classifier_figures,
-    hd95,
     lung_figures,
-    measure_lungs,
-    outside,
     paired_differences,
     ranking_figures,
-    run_classifier,
 )
-from training.masks import COLUMNS, QUALITY_NAME, mask_path
+from training.measures.scoring import Outputs, Scores, measure_lungs, outside, run_classifier
+from training.measures.statistics import bootstrap, calibration_error, hd95
+from training.reports.page import cell
+from training.sets.index import FindingCase, LungCase, read_finding_index
 
 LABELS = tuple(LabelSpec(key, 1.3, -0.4, 0.4, "test") for key in FINDING_KEYS)
 BARE = tuple(LabelSpec(key, 1.0, 0.0, 0.5, "test") for key in FINDING_KEYS)
@@ -104,7 +101,7 @@ def test_figures_are_scikit_learns() -> None:
     assert figures["auroc_product_No_Finding"].value == pytest.approx(
         roc_auc_score(normal, product)
     )
-    for measure in (*evaluate.ALONE, "cam_in_lung"):
+    for measure in (*ALONE, "cam_in_lung"):
         each = [figures[f"{measure}_{key}"].value for key in FINDING_KEYS]
         assert figures[f"{measure}_macro"].value == pytest.approx(np.mean(each))
     assert figures["images_per_second"].value == pytest.approx(10.0)
@@ -398,7 +395,7 @@ def check_written(folder: Path) -> dict:
         for name, figure in of_group.items():
             assert set(figure) == {"value", "low", "high", "n"}
             values = {k: math.nan if v is None else v for k, v in figure.items()}
-            assert report.cell(Estimate(**values)) in page, name
+            assert cell(Estimate(**values)) in page, name
     bare = re.sub(r"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]+", "", page)
     assert "://" not in bare
     assert not re.search(r"<(script|link|iframe|object)|@import|url\(", bare)

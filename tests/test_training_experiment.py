@@ -10,13 +10,13 @@ from test_training_evaluate import LABELS, outputs
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.pipeline import ALL_MASKINGS
 from cxrdemo.results import MaskingMode
-from training import chain, evaluate
 from training.__main__ import main
-from training.chain import COMMANDS
-from training.evaluate import classifier_figures, paired_differences
-from training.experiment import Group, plan, write_table
-from training.record import recorded
-from training.reproduce import PRESETS
+from training.commands import chain
+from training.commands.chain import COMMANDS
+from training.commands.experiment import Group, plan, write_table
+from training.commands.reproduce import PRESETS
+from training.engine.record import recorded
+from training.measures.figures import classifier_figures, json_ready, paired_differences
 
 
 def test_every_backbone_and_seed_gets_its_own_chain(phantom_sets: Path) -> None:
@@ -94,7 +94,7 @@ class FakeTraining:
             figures["differences"] = paired_differences(
                 parts, dict.fromkeys(parts, LABELS), resamples=5
             )
-            written = {"figures": evaluate.json_ready(figures)}
+            written = {"figures": json_ready(figures)}
             (args.out / "metrics.json").write_text(json.dumps(written))
         else:
             settings = {"epochs": args.epochs, "images_per_epoch": args.images_per_epoch}

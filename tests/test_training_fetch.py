@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from training import datasets
 from training.__main__ import main
-from training.data import DataError
-from training.fetch import Download, RemoteFile, fetch, fetch_file, read_downloads
+from training.commands import data
+from training.errors import DataError
+from training.sets.fetch import Download, RemoteFile, fetch, fetch_file, read_downloads
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -196,7 +196,7 @@ def test_nothing_is_downloaded_before_the_licence_is_accepted(
     }
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"montgomery": entry}))
-    monkeypatch.setattr(datasets, "read_downloads", lambda: read_downloads(table))
+    monkeypatch.setattr(data, "read_downloads", lambda: read_downloads(table))
     command = ["data", "fetch", "montgomery", "--out", str(tmp_path / "out")]
     assert main(command) == 3
     captured = capsys.readouterr()

@@ -8,27 +8,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.__main__ import main
-from training.data import (
-    DataError,
-    FindingCase,
-    read_finding_index,
-    read_lung_index,
-    read_mask,
-    read_pixels,
-)
-from training.datasets import compare, import_cases, open_all, read_manifest, write_manifest
-from training.layouts import (
+from training.commands.data import compare, import_cases, open_all, read_manifest, write_manifest
+from training.errors import DataError
+from training.sets.index import FindingCase, read_finding_index, read_lung_index
+from training.sets.layouts import (
     LAYOUTS,
     Listing,
     LungSource,
     draw_split,
     read_layout,
     read_source_image,
-    read_table,
 )
+from training.sets.pixels import read_mask, read_pixels
+from training.sets.tables import read_table
 
 HW = (90, 80)
-MANIFESTS = Path(__file__).resolve().parent.parent / "training" / "manifests"
+MANIFESTS = Path(__file__).resolve().parent.parent / "training" / "sets" / "manifests"
 
 
 def picture(path: Path, *, value: int = 60, hw: tuple[int, int] = HW) -> Path:

@@ -11,8 +11,8 @@ from fakes import LUNGS_SPEC, EllipseSegmenter, fake_pipeline
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.pipeline import Pipeline
-from training import masks
 from training.__main__ import main
+from training.images.stored_masks import QUALITY_NAME, mask_path, read_quality, read_sides
 
 NAMES = [f"i{number}.png" for number in range(5)]
 
@@ -45,11 +45,11 @@ def test_parts_together_make_what_one_process_makes(data: Path, tmp_path: Path) 
         assert main(flags(data, shared, "--shard", part)) == 0
     tables = [(shared / f"quality.{n}-of-2.csv").read_text().splitlines() for n in (1, 2)]
     assert [len(table) - 1 for table in tables] == [3, 2]
-    assert masks.read_quality(shared) == masks.read_quality(whole)
-    assert set(masks.read_quality(whole)) == set(NAMES)
+    assert read_quality(shared) == read_quality(whole)
+    assert set(read_quality(whole)) == set(NAMES)
     for name in NAMES:
-        sides = masks.read_sides(shared, name)
-        np.testing.assert_array_equal(sides, masks.read_sides(whole, name))
+        sides = read_sides(shared, name)
+        np.testing.assert_array_equal(sides, read_sides(whole, name))
         assert set(np.unique(sides)) == {0, 1, 2}
     assert not list(shared.glob("draft*"))
 
@@ -60,13 +60,13 @@ def test_a_second_run_does_what_is_missing(
     out = tmp_path / "out"
     assert main(flags(data, out)) == 0
     assert "5 new masks" in capsys.readouterr().out
-    masks.mask_path(out, NAMES[2]).unlink()
+    mask_path(out, NAMES[2]).unlink()
     # A mask without its row: the process was ended between the two.
-    table = out / masks.QUALITY_NAME
+    table = out / QUALITY_NAME
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
     assert main(flags(data, out)) == 0
     assert "2 new masks" in capsys.readouterr().out
-    assert set(masks.read_quality(out)) == set(NAMES)
+    assert set(read_quality(out)) == set(NAMES)
     assert main(flags(data, out, "--shard", "1/3")) == 0
     assert "0 new masks" in capsys.readouterr().out
 

@@ -23,14 +23,15 @@ from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
-from training import publish, record
 from training.__main__ import main
-from training.calibrate import calibrate, with_figures
-from training.cards import count_samples, make_card
-from training.data import read_finding_index, read_lung_index
-from training.findings import OUTPUTS
-from training.hub import push
-from training.record import read_record, recorded
+from training.commands import publish
+from training.engine import record
+from training.engine.record import read_record, recorded
+from training.images.findings import OUTPUTS
+from training.measures.calibration import calibrate, with_figures
+from training.reports.cards import count_samples, make_card
+from training.reports.hub import push
+from training.sets.index import read_finding_index, read_lung_index
 
 
 @pytest.fixture

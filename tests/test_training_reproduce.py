@@ -14,14 +14,16 @@ import torch
 from safetensors.torch import save_file
 
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import ALL_MASKINGS
-from training import publish, reproduce
 from training.__main__ import main
-from training.chain import COMMANDS, Step, run_step
-from training.data import DataError, read_finding_index, read_lung_index
-from training.reproduce import PRESETS, plan
+from training.commands import publish
+from training.commands.chain import COMMANDS, Step, run_step
+from training.commands.reproduce import PRESETS, plan
+from training.errors import DataError
+from training.sets.index import read_finding_index, read_lung_index
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +38,7 @@ def test_the_phantom_sets_have_every_class_in_every_split(phantom_sets: Path) ->
     cases = read_finding_index(phantom_sets / "nih")
     for split in ("train", "val", "test"):
         part = [case for case in cases if case.split == split]
-        for key in reproduce.FINDING_KEYS:
+        for key in FINDING_KEYS:
             patients = {case.patient_id for case in part if case.labels[key] == 1}
             assert len(patients) >= 2
         assert sum(case.no_finding == 1 for case in part) >= 2

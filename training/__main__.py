@@ -5,10 +5,10 @@ import sys
 from contextlib import nullcontext
 
 from cxrdemo.errors import CxrDemoError
-from training import (
+from training.commands import (
     calibrate,
     classify,
-    datasets,
+    data,
     evaluate,
     experiment,
     masks,
@@ -17,10 +17,10 @@ from training import (
     reproduce,
     segment,
 )
-from training.record import RECORDED, recorded
+from training.engine.record import RECORDED, recorded
 
 COMMANDS = {
-    "data": datasets,
+    "data": data,
     "segment": segment,
     "masks": masks,
     "pretrain": pretrain,

@@ -20,7 +20,7 @@ from cxrdemo.checkpoints import (
 )
 from cxrdemo.errors import CheckpointError
 from cxrdemo.labels import display_name
-from training.cards import make_card
+from training.reports.cards import make_card
 
 TAGS: Final = ("chest-x-ray", "medical-imaging", "lung-segmentation", "grad-cam", "research-only")
 

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import torch
 
-from training.runs import NETWORK_NAME
+from training.engine.settings import NETWORK_NAME
 
 RECORD_NAME: Final = "record.json"
 RECORDED: Final = ("segment", "pretrain", "classify")
 """Commands whose --out is a run folder."""
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

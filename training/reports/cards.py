@@ -15,10 +15,10 @@ import numpy as np
 
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate, Sample
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
-from training.data import SPLITS, FindingCase, LungCase
+from training.measures.figures import WITHOUT_RSNA_NORMAL
+from training.sets.index import SPLITS, FindingCase, LungCase
 
 UNTRAINED: Final = "SMOKE TEST: not trained"
-WITHOUT_RSNA_NORMAL: Final = "_without_rsna_normal"
 UNRECORDED: Final = "not recorded"
 
 INTENDED: Final = {

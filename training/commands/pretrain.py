@@ -19,20 +19,12 @@ from torch.utils.data import Dataset
 from cxrdemo.classifier import activations_of
 from cxrdemo.inputs import InputSpec
 from cxrdemo.results import MaskingMode
-from training import classify
-from training.data import read_finding_index
-from training.findings import Drawing, FindingDataset, JointDataset
-from training.runs import (
-    Draw,
-    DrawSampler,
-    begin,
-    fit,
-    gather_rows,
-    one_cycle,
-    settings_from,
-    train_loader,
-    val_loader,
-)
+from training.commands import classify
+from training.engine.draws import Draw, DrawSampler, gather_rows, train_loader, val_loader
+from training.engine.settings import settings_from
+from training.engine.trainer import begin, fit, one_cycle
+from training.images.findings import Drawing, FindingDataset, JointDataset
+from training.sets.index import read_finding_index
 
 PROJECTION: Final = 512
 BOTTLENECK: Final = 128

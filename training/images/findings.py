@@ -16,11 +16,13 @@ from cxrdemo.inputs import InputSpec, normalise, place
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.results import MaskingMode
-from training.augment import Ranges, change_grey, draw, warp_image
-from training.data import DataError, FindingCase, fit_mask, read_all, read_pixels, shrink
-from training.lesions import MASS, NODULE, draw_lesion
-from training.masks import read_sides
-from training.runs import Draw
+from training.engine.draws import Draw
+from training.errors import DataError
+from training.images.augment import Ranges, change_grey, draw, warp_image
+from training.images.lesions import MASS, NODULE, draw_lesion
+from training.images.stored_masks import read_sides
+from training.sets.index import FindingCase
+from training.sets.pixels import fit_mask, read_all, read_pixels, shrink
 
 OUTPUTS: Final = (*FINDING_KEYS, *AUXILIARY_KEYS, "COVID")
 UNKNOWN: Final = -1.0

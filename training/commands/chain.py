@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training import classify, evaluate, masks, pretrain, publish, segment
-from training.data import DataError, FindingCase, LungCase
-from training.record import RECORDED, recorded
+from training.commands import classify, evaluate, masks, pretrain, publish, segment
+from training.engine.record import RECORDED, recorded
+from training.errors import DataError
+from training.sets.index import FindingCase, LungCase
 
 COMMANDS: Final = {
     "segment": segment,

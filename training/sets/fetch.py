@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from training.data import DataError
+from training.errors import DataError
 
 TABLE: Final = Path(__file__).resolve().parent / "manifests" / "downloads.json"
 CHUNK_BYTES: Final = 2**20

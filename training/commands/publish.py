@@ -34,17 +34,21 @@ from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
-from training.calibrate import add_method_argument, calibrate, with_figures
-from training.cards import UNTRAINED, count_samples, write_cards
-from training.data import DataError, read_finding_index, read_lung_index
-from training.evaluate import RESAMPLES, lung_figures, measure_lungs, run_classifier
-from training.findings import MARGIN_RANGE, OUTPUTS
-from training.hub import push
-from training.record import read_record
-from training.segment import input_spec
+from training.commands.calibrate import add_method_argument
+from training.commands.segment import input_spec
+from training.engine.record import read_record
+from training.errors import DataError
+from training.images.findings import MARGIN_RANGE, OUTPUTS
+from training.measures.calibration import calibrate, with_figures
+from training.measures.figures import lung_figures
+from training.measures.scoring import measure_lungs, run_classifier
+from training.measures.statistics import RESAMPLES
+from training.reports.cards import UNTRAINED, count_samples, write_cards
+from training.reports.hub import push
+from training.sets.index import read_finding_index, read_lung_index
 
 WORST_CASES: Final = 5
-OWN_CHECKPOINTS: Final = Path(__file__).resolve().parent.parent / "checkpoints"
+OWN_CHECKPOINTS: Final = Path(__file__).resolve().parents[2] / "checkpoints"
 PATH_SETTINGS: Final = ("data", "extra", "masks", "out", "init")
 NEEDED_WITH_RUN: Final = ("data", "trained_on", "licence")
 

@@ -18,12 +18,15 @@ import numpy as np
 from cxrdemo.checkpoints import Estimate
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.results import MaskingMode
-from training import evaluate, masks, report
-from training.cards import WITHOUT_RSNA_NORMAL
-from training.chain import Step, describe, publication, run_chain
-from training.data import DataError, read_finding_index
-from training.record import drawn_images, read_record
-from training.reproduce import PRESETS, Preset
+from training.commands import evaluate
+from training.commands.chain import Step, describe, publication, run_chain
+from training.commands.reproduce import PRESETS, Preset
+from training.engine.record import drawn_images, read_record
+from training.errors import DataError
+from training.images.stored_masks import QUALITY_NAME
+from training.measures.figures import WITHOUT_RSNA_NORMAL, json_ready
+from training.reports import page as report
+from training.sets.index import read_finding_index
 
 COLUMNS: Final = {
     "auroc_macro": "macro AUROC",
@@ -81,7 +84,7 @@ class Group:
 
     @property
     def evaluation(self) -> Path:
-        """The folder of metrics and report."""
+        """The folder of metrics and page."""
         return self.out / "evaluation" / self.name
 
 
@@ -178,7 +181,7 @@ def plan(
     if mask_folder is None:
         mask_folder = groups[0].out / "masks"
         made = ("--data", str(data), "--checkpoints", str(segmenter), "--out", str(mask_folder))
-        steps.append(Step("masks", "masks", made, mask_folder / masks.QUALITY_NAME))
+        steps.append(Step("masks", "masks", made, mask_folder / QUALITY_NAME))
     measured: tuple[str, ...] = ("--data", str(data), "--masks", str(mask_folder))
     trained_on = describe(read_finding_index(data))
     if extra is not None:
@@ -245,10 +248,8 @@ def write_table(
     written = {
         "schema": 1,
         **facts,
-        "rows": [
-            {**asdict(row), "figures": evaluate.json_ready({"": row.figures})[""]} for row in rows
-        ],
-        "differences": evaluate.json_ready({"": differences})[""],
+        "rows": [{**asdict(row), "figures": json_ready({"": row.figures})[""]} for row in rows],
+        "differences": json_ready({"": differences})[""],
     }
     forest = report.forest(
         [(f"{r.backbone}, {r.masking}, seed {r.seed}", r.figures["auroc_macro"]) for r in rows],

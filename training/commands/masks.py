@@ -8,24 +8,23 @@ processes or machines may share the work and one folder.
 import argparse
 import csv
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.results import MaskQuality
-from training.data import DataError, read_finding_index
-
-QUALITY_NAME: Final = "quality.csv"
-SEGMENTER: Final = "segmenter"
-COLUMNS: Final = ("image", *(field.name for field in fields(MaskQuality)), SEGMENTER)
+from training.errors import DataError
+from training.images.stored_masks import (
+    COLUMNS,
+    SEGMENTER,
+    mask_path,
+    quality_name,
+    read_quality,
+    write_sides,
+)
+from training.sets.index import read_finding_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         for case in tqdm(todo, unit="image"):
             lungs = pipeline.find_lungs(read_radiograph(case.image))
             # The row comes last: what is in the table is whole.
-            size += _write(mask_path(args.out, case.name), lungs.sides)
+            size += write_sides(mask_path(args.out, case.name), lungs.sides)
             row = {"image": case.name, **asdict(lungs.quality), SEGMENTER: segmenter}
             writer.writerow(row)
             stream.flush()
@@ -83,50 +82,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise DataError(f"--shard is a part and the number of parts, such as 2/8; got {text!r}.")
     return int(match[1]), int(match[2])
-
-
-def quality_name(part: int, parts: int) -> str:
-    """Each part has a table of its own, as two processes must not write one file."""
-    return QUALITY_NAME if parts == 1 else f"quality.{part}-of-{parts}.csv"
-
-
-def read_quality(folder: Path) -> dict[str, Mapping[str, str]]:
-    """Rows of all tables in a folder of masks, by image; only of masks that are there."""
-    found: dict[str, Mapping[str, str]] = {}
-    for table in sorted(folder.glob("quality*.csv")):
-        with table.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise DataError(
-                    f"{table} has the columns {reader.fieldnames}, expected {list(COLUMNS)}. It is "
-                    "of another version: choose another --out."
-                )
-            rows = list(reader)
-        found |= {row["image"]: row for row in rows if mask_path(folder, row["image"]).exists()}
-    return found
-
-
-def mask_path(folder: Path, image_name: str) -> Path:
-    """Where the mask of an image is kept."""
-    return folder / f"{Path(image_name).stem}.png"
-
-
-def read_sides(folder: Path, image_name: str) -> NDArray[np.uint8]:
-    """The stored mask, uint8 (H, W) with `Side` values.
-
-    Raises:
-        DataError: If it is not there.
-    """
-    sides = cv2.imread(str(mask_path(folder, image_name)), cv2.IMREAD_UNCHANGED)
-    if sides is None:
-        raise DataError(f"{folder} holds no mask of {image_name}. Run `masks` first.")
-    return np.asarray(sides, np.uint8)
-
-
-def _write(path: Path, sides: NDArray[np.uint8]) -> int:
-    """Writes a mask in one step; the bytes it takes."""
-    draft = path.with_name(f"draft-{path.name}")
-    if not cv2.imwrite(str(draft), sides, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
-        raise DataError(f"{draft} cannot be written. Is the disk full?")
-    draft.replace(path)
-    return path.stat().st_size

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from cxrdemo.checkpoints import file_sha256
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
-from training.data import SPLITS, DataError, FindingCase
-from training.fetch import fetch, read_downloads
-from training.layouts import (
+from training.errors import DataError
+from training.sets.fetch import fetch, read_downloads
+from training.sets.index import SPLITS, FindingCase
+from training.sets.layouts import (
     LAYOUTS,
     SPLIT_SEED,
     Listing,
@@ -30,10 +31,10 @@ from training.layouts import (
     missing_words,
     read_layout,
     read_source_image,
-    read_table,
     read_united_mask,
     write_mask,
 )
+from training.sets.tables import read_table
 
 HASH_DIGITS: Final = 64
 MIN_HASH_DIGITS: Final = 16

@@ -7,14 +7,12 @@ again goes on after its last whole epoch and ends with the same weights: bit for
 and on GPUs but for kernels that add in no fixed order.
 """
 
-import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -29,128 +27,24 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, distributed
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from cxrdemo.devices import training_precision
-from training.data import DataError
-
-NETWORK_NAME: Final = "network.safetensors"
-SETTINGS_NAME: Final = "settings.json"
-METRICS_NAME: Final = "metrics.csv"
-LAST_NAME: Final = "last"
-
-FREE_SETTINGS: Final = frozenset({"workers", "data", "extra", "masks", "init", "out"})
-"""May differ when a run is resumed: where things lie, and what changes no number."""
+from training.engine.draws import DrawSampler
+from training.engine.settings import (
+    FREE_SETTINGS,
+    LAST_NAME,
+    METRICS_NAME,
+    NETWORK_NAME,
+    SETTINGS_NAME,
+    RunSettings,
+)
+from training.errors import DataError
 
 WARM_UP: Final = 0.1
 """Part of the steps in which the learning rate rises."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What every training run has.
-
-    Attributes:
-        out: Run folder.
-        epochs: At most.
-        batch: Images per step, on all devices together.
-        lr: Peak learning rate.
-        weight_decay: Of AdamW.
-        ema: Decay of the averaged weights per step; 0 for none.
-        patience: Epochs without improvement on validation before it stops; 0 to never stop.
-        precision: "auto", "fp32" or "bf16".
-        devices: Per node.
-        num_nodes: Machines.
-        seed: Of everything random.
-        workers: Data loading processes per device.
-    """
-
-    out: str
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-    ema: float
-    patience: int
-    precision: str
-    devices: int
-    num_nodes: int
-    seed: int
-    workers: int
-
-    @property
-    def world(self) -> int:
-        """Number of processes that train together."""
-        return self.devices * self.num_nodes
-
-
-AnySettings = TypeVar("AnySettings", bound=RunSettings)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One use of an image: which one, and the seed of all that is random about this use."""
-
-    index: int
-    seed: int
-
-
-class DrawSampler(Sampler[Draw]):
-    """The draws of an epoch, shared out among the processes of a run.
-
-    With weights, images are drawn with replacement; without, each comes once. Process r of n takes
-    every n-th draw from r on, so that a step sees the same images however many processes share it.
-    A remainder that does not go round is left out, as all processes must take as many steps.
-    """
-
-    def __init__(
-        self, size: int, *, seed: int, weights: NDArray[np.float64] | None = None, count: int = 0
-    ) -> None:
-        """Args: number of images, seed, chance of each (sums to 1), draws per epoch if weighted."""
-        self._size = size
-        self._seed = seed
-        self._weights = weights
-        self._count = count if weights is not None else size
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._count // _rank_and_world()[1]
-
-    def __iter__(self) -> Iterator[Draw]:
-        rank, world = _rank_and_world()
-        rng = np.random.default_rng([self._seed, self._epoch])
-        if self._weights is None:
-            indices = rng.permutation(self._size)
-        else:
-            indices = rng.choice(self._size, self._count, p=self._weights)
-        seeds = rng.integers(2**63, size=self._count)
-        for place in range(rank, len(self) * world, world):
-            yield Draw(int(indices[place]), int(seeds[place]))
-
-
-class EvenSampler(Sampler[Draw]):
-    """Every image in order, shared out; the first come again where it does not go round.
-
-    `gather_rows` drops what came twice.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def __len__(self) -> int:
-        return -(-self._size // _rank_and_world()[1])
-
-    def __iter__(self) -> Iterator[Draw]:
-        rank, world = _rank_and_world()
-        for place in range(rank, len(self) * world, world):
-            yield Draw(place % self._size, 0)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -189,54 +83,6 @@ class EpochLines(L.Callback):
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}", flush=True)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Declares the flags of `RunSettings`; defaults of a command by name."""
-    parser.add_argument("--out", type=Path, required=True, help="run folder; resumed if it exists")
-    group = parser.add_argument_group("run")
-    group.add_argument("--epochs", type=int, default=20)
-    group.add_argument("--batch", type=int, help="images per step, on all devices together")
-    group.add_argument("--lr", type=float, help="peak learning rate")
-    group.add_argument("--weight-decay", type=float)
-    group.add_argument("--ema", type=float, help="decay of the averaged weights; 0 for none")
-    group.add_argument(
-        "--patience",
-        type=int,
-        default=0,
-        help="stop after so many epochs without improvement on validation; 0 for never",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="auto: mixed bf16 where the hardware has it",
-    )
-    group.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) per node")
-    group.add_argument("--num-nodes", type=int, default=1)
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--workers", type=int, default=1, help="data loading processes per device")
-    parser.set_defaults(**defaults)
-
-
-def settings_from(kind: type[AnySettings], args: argparse.Namespace, **more: Any) -> AnySettings:
-    """Settings of a command from its flags; paths become text.
-
-    Raises:
-        DataError: If a number makes no sense.
-    """
-    given = {**vars(args), **more}
-    settings = kind(**{f.name: _plain(given[f.name]) for f in fields(kind)})
-    for name in ("epochs", "batch", "devices", "num_nodes"):
-        if getattr(settings, name) < 1:
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} must be 1 or more, got {getattr(settings, name)}.")
-    if settings.batch % settings.world:
-        raise DataError(
-            f"--batch {settings.batch} cannot be shared out among {settings.world} processes. "
-            "Choose a multiple."
-        )
-    return settings
-
-
 def begin(settings: RunSettings) -> bool:
     """Opens a run folder and seeds everything; False if the run in it has finished.
 
@@ -264,35 +110,6 @@ def begin(settings: RunSettings) -> bool:
     _write_settings(path, wanted)
     L.seed_everything(settings.seed, workers=True, verbose=False)
     return True
-
-
-def train_loader(
-    data: Dataset[dict[str, Tensor]], settings: RunSettings, sampler: DrawSampler
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches of drawn images.
-
-    Raises:
-        DataError: If an epoch has fewer images than a batch.
-    """
-    if len(sampler) < settings.batch:
-        raise DataError(
-            f"An epoch has {len(sampler)} images, which is less than one --batch of "
-            f"{settings.batch}. Choose a smaller batch, or more images."
-        )
-    return _loader(data, settings, sampler, drop_last=True)
-
-
-def val_loader(
-    data: Dataset[dict[str, Tensor]], settings: RunSettings, size: int
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches of all validation images.
-
-    Raises:
-        DataError: If there is none.
-    """
-    if size == 0:
-        raise DataError("No image is in the split 'val', and the best epoch is chosen on it.")
-    return _loader(data, settings, EvenSampler(size), drop_last=False)
 
 
 def build_trainer(
@@ -408,20 +225,6 @@ def one_cycle(task: L.LightningModule, settings: RunSettings) -> Any:
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def gather_rows(task: L.LightningModule, indices: Tensor, values: Tensor) -> Tensor:
-    """What all processes found for the validation images, one row per image, in their order.
-
-    Args:
-        task: In a running trainer.
-        indices: Image of each row (N,), the same N in every process.
-        values: (N, ...).
-    """
-    if task.trainer.world_size > 1:
-        indices, values = (x.flatten(0, 1) for x in task.all_gather((indices, values)))
-    _, first = np.unique(indices.cpu().numpy(), return_index=True)
-    return values[torch.from_numpy(first).to(values.device)]
-
-
 def precision_of(wanted: str, device: str) -> Literal["bf16-mixed", "32-true"]:
     """Lightning's word for a precision; says in one line what "auto" has chosen."""
     if wanted == "auto":
@@ -451,24 +254,6 @@ def save_network(checkpoint: Path, folder: Path) -> None:
     draft.replace(folder / NETWORK_NAME)
 
 
-def _loader(
-    data: Dataset[dict[str, Tensor]],
-    settings: RunSettings,
-    sampler: DrawSampler | EvenSampler,
-    *,
-    drop_last: bool,
-) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(
-        data,
-        batch_size=settings.batch // settings.world,
-        sampler=sampler,
-        drop_last=drop_last,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
 @rank_zero_only
 def _write_settings(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -491,15 +276,3 @@ def _keep_earlier_metrics(folder: Path) -> None:
 @rank_zero_only
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -5,7 +5,6 @@ folder lacks is listed, so that `data check` can tell it and `read_layout` can r
 test sets stay test; every other split is drawn by patient, from the patient's name and a seed.
 """
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +21,9 @@ from cxrdemo.errors import CxrDemoError
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.placement import Placement
-from training.data import (
-    DataError,
-    FindingCase,
-    LungCase,
-    read_finding_index,
-    read_lung_index,
-)
+from training.errors import DataError
+from training.sets.index import FindingCase, LungCase, read_finding_index, read_lung_index
+from training.sets.tables import read_list, read_table
 
 SPLIT_SEED: Final = 0
 
@@ -157,8 +152,8 @@ def read_nih(folder: Path, seed: int) -> Listing:
     # The corrected table of 2020 sorts behind that of 2017.
     table = tables[-1]
     rows = read_table(table, ("Image Index", "Finding Labels", "Patient ID"))
-    train_val = _read_list(folder / "train_val_list.txt")
-    test = _read_list(folder / "test_list.txt")
+    train_val = read_list(folder / "train_val_list.txt")
+    test = read_list(folder / "test_list.txt")
     _check_lists(folder, rows, train_val, test)
     images = _files_by_name(folder, ("images", *(f"images_{i:03d}/images" for i in range(1, 13))))
     cases, missing = [], []
@@ -421,32 +416,6 @@ def _read_jsrt_raw(path: Path) -> NDArray[np.uint16]:
         raise DataError(f"The image {path} exceeds 12 bits: it is no raw JSRT image.")
     dense = (JSRT_HIGHEST - words.reshape(JSRT_HW).astype(np.float64)) / JSRT_HIGHEST
     return np.asarray(np.rint(dense * 65535.0), np.uint16)
-
-
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file that must have some columns.
-
-    Raises:
-        DataError: If it is not there, is no text, or lacks a column.
-    """
-    if not path.is_file():
-        raise DataError(f"There is no {path}. Check the path, or make it first.")
-    try:
-        # Some copies went through a spreadsheet and begin with a byte order mark.
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no CSV text. Fetch it again.") from error
-
-
-def _read_list(path: Path) -> set[str]:
-    if not path.is_file():
-        raise DataError(f"There is no {path}. Fetch the official list from the NIH.")
-    return set(path.read_text(encoding="utf-8").split())
 
 
 def _files_by_name(folder: Path, places: Sequence[str]) -> dict[str, Path]:

@@ -24,8 +24,12 @@ from cxrdemo.classifier import activations_of, build_network, logits_of, output_
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from training.data import DataError, FindingCase, check_splits, read_finding_index
-from training.findings import (
+from training.engine.draws import DrawSampler, gather_rows, train_loader, val_loader
+from training.engine.settings import RunSettings, add_run_arguments, settings_from
+from training.engine.trainer import begin, one_cycle
+from training.engine.trainer import fit as fit_run
+from training.errors import DataError
+from training.images.findings import (
     OUTPUTS,
     UNKNOWN,
     Drawing,
@@ -35,18 +39,7 @@ from training.findings import (
     sampling_weights,
     typical_lungs,
 )
-from training.runs import (
-    DrawSampler,
-    RunSettings,
-    add_run_arguments,
-    begin,
-    gather_rows,
-    one_cycle,
-    settings_from,
-    train_loader,
-    val_loader,
-)
-from training.runs import fit as fit_run
+from training.sets.index import FindingCase, check_splits, read_finding_index
 
 LABEL_SMOOTHING: Final = 0.05
 """Text-mined labels are wrong too often to be believed entirely."""

@@ -1,0 +1,1 @@
+"""Runs: settings, order of the images, trainer, record."""

@@ -1,0 +1,111 @@
+"""What every training run is told, and the files of its folder."""
+
+import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from training.errors import DataError
+
+NETWORK_NAME: Final = "network.safetensors"
+SETTINGS_NAME: Final = "settings.json"
+METRICS_NAME: Final = "metrics.csv"
+LAST_NAME: Final = "last"
+
+FREE_SETTINGS: Final = frozenset({"workers", "data", "extra", "masks", "init", "out"})
+"""May differ when a run is resumed: where things lie, and what changes no number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every training run has.
+
+    Attributes:
+        out: Run folder.
+        epochs: At most.
+        batch: Images per step, on all devices together.
+        lr: Peak learning rate.
+        weight_decay: Of AdamW.
+        ema: Decay of the averaged weights per step; 0 for none.
+        patience: Epochs without improvement on validation before it stops; 0 to never stop.
+        precision: "auto", "fp32" or "bf16".
+        devices: Per node.
+        num_nodes: Machines.
+        seed: Of everything random.
+        workers: Data loading processes per device.
+    """
+
+    out: str
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    ema: float
+    patience: int
+    precision: str
+    devices: int
+    num_nodes: int
+    seed: int
+    workers: int
+
+    @property
+    def world(self) -> int:
+        """Number of processes that train together."""
+        return self.devices * self.num_nodes
+
+
+AnySettings = TypeVar("AnySettings", bound=RunSettings)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Declares the flags of `RunSettings`; defaults of a command by name."""
+    parser.add_argument("--out", type=Path, required=True, help="run folder; resumed if it exists")
+    group = parser.add_argument_group("run")
+    group.add_argument("--epochs", type=int, default=20)
+    group.add_argument("--batch", type=int, help="images per step, on all devices together")
+    group.add_argument("--lr", type=float, help="peak learning rate")
+    group.add_argument("--weight-decay", type=float)
+    group.add_argument("--ema", type=float, help="decay of the averaged weights; 0 for none")
+    group.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        help="stop after so many epochs without improvement on validation; 0 for never",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: mixed bf16 where the hardware has it",
+    )
+    group.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) per node")
+    group.add_argument("--num-nodes", type=int, default=1)
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--workers", type=int, default=1, help="data loading processes per device")
+    parser.set_defaults(**defaults)
+
+
+def settings_from(kind: type[AnySettings], args: argparse.Namespace, **more: Any) -> AnySettings:
+    """Settings of a command from its flags; paths become text.
+
+    Raises:
+        DataError: If a number makes no sense.
+    """
+    given = {**vars(args), **more}
+    settings = kind(**{f.name: _plain(given[f.name]) for f in fields(kind)})
+    for name in ("epochs", "batch", "devices", "num_nodes"):
+        if getattr(settings, name) < 1:
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} must be 1 or more, got {getattr(settings, name)}.")
+    if settings.batch % settings.world:
+        raise DataError(
+            f"--batch {settings.batch} cannot be shared out among {settings.world} processes. "
+            "Choose a multiple."
+        )
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

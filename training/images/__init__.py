@@ -1,0 +1,1 @@
+"""Images as networks in training see them."""

@@ -1,0 +1,1 @@
+"""Figures: from what the app computes to numbers with intervals."""

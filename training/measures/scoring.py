@@ -1,0 +1,265 @@
+"""The app's own classes run over a set; what they gave, to be measured."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cxrdemo.checkpoints import CheckpointStore, load_strictly
+from cxrdemo.classifier import FindingClassifier, build_network
+from cxrdemo.errors import CheckpointError
+from cxrdemo.files import read_radiograph
+from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.pipeline import cam_in_lung
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import LungMask, MaskingMode
+from cxrdemo.saliency import explain
+from training.errors import DataError
+from training.images.stored_masks import read_sides
+from training.measures.statistics import hd95
+from training.sets.index import FindingCase, LungCase
+from training.sets.pixels import read_mask
+
+Region = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
+"""From a lung mask (H, W) to the pixels (H, W) that a classifier is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A classifier's raw output on a set of images.
+
+    Attributes:
+        logits: float64 (N, K), K findings.
+        labels: bool (N, K).
+        no_finding: bool (N,), the source calls the image normal.
+        patients: N patient ids.
+        rsna_normal: bool (N,), read as normal by the RSNA's radiologists.
+    """
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.bool_]
+    no_finding: NDArray[np.bool_]
+    patients: tuple[str, ...]
+    rsna_normal: NDArray[np.bool_]
+
+    def subset(self, chosen: NDArray[np.bool_]) -> "Scores":
+        """The images for which `chosen` (N,) is set."""
+        patients = tuple(p for p, is_in in zip(self.patients, chosen, strict=True) if is_in)
+        return Scores(
+            self.logits[chosen],
+            self.labels[chosen],
+            self.no_finding[chosen],
+            patients,
+            self.rsna_normal[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """All that is measured of one classifier on a set of images.
+
+    Attributes:
+        scores: Raw output and labels.
+        known: bool (N, K + 1), the source says whether the finding is there; No Finding last.
+        cam_in_lung: float64 (N, K), share of each map's heat inside the lungs; NaN where there is
+            no heat or no mask.
+        lung_area: float64 (N,), share of the image that is lung: what heat spread evenly would
+            give. NaN without a mask.
+        seconds: float64 (N,), for scoring one image that is read and masked.
+    """
+
+    scores: Scores
+    known: NDArray[np.bool_]
+    cam_in_lung: NDArray[np.float64]
+    lung_area: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+    def subset(self, chosen: NDArray[np.bool_]) -> "Outputs":
+        """The images for which `chosen` (N,) is set."""
+        return Outputs(
+            self.scores.subset(chosen),
+            self.known[chosen],
+            self.cam_in_lung[chosen],
+            self.lung_area[chosen],
+            self.seconds[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LungResult:
+    """One automatic mask against the reference.
+
+    Attributes:
+        case: Of which image.
+        dice: 0..1.
+        iou: 0..1.
+        hd95_px: 95th percentile Hausdorff distance in pixels of the file; NaN if nothing was found.
+        hd95_mm: The same in mm; NaN also where the file states no pixel spacing.
+        seconds: For finding the lungs in an image that is read.
+    """
+
+    case: LungCase
+    dice: float
+    iou: float
+    hd95_px: float
+    hd95_mm: float
+    seconds: float
+
+
+def run_classifier(
+    classifier: FindingClassifier,
+    cases: Sequence[FindingCase],
+    masks: Path | None,
+    *,
+    region: Region | None = None,
+) -> Outputs:
+    """Runs the app's classifier over images and keeps what is to be measured.
+
+    Args:
+        classifier: Of any masking.
+        cases: The images.
+        masks: Folder written by `masks`, or None for a classifier of whole images.
+        region: What the classifier is given, from the lungs; None for what it was trained on. An
+            image in which no lungs were found is given whole.
+
+    Raises:
+        DataError: If a mask is needed and not there, or does not fit its image, or the
+            checkpoint's findings are not the app's.
+    """
+    if classifier.labels != FINDING_KEYS:
+        raise DataError(f"{classifier.spec.name} has other findings than {FINDING_KEYS}.")
+    if masks is None and (classifier.mode is not MaskingMode.NONE or region is not None):
+        raise DataError(
+            f"Masking '{classifier.mode}' needs lung masks here. Write them with "
+            "`python -m training masks` and give the folder as --masks."
+        )
+    logits, shares, areas, seconds = [], [], [], []
+    for case in tqdm(cases, unit="image", desc=str(classifier.mode)):
+        pixels = read_radiograph(case.image).pixels
+        lungs = None if masks is None else lungs_of(case, masks, pixels.shape)
+        pixels = given(classifier, pixels, lungs, region=region)
+        start = time.perf_counter()
+        findings, evidence = classifier.classify(pixels)
+        seconds.append(time.perf_counter() - start)
+        logits.append(findings.logits)
+        on_canvas = None if lungs is None else evidence.placement.mask(lungs)
+        shares.append([cam_in_lung(heat, on_canvas) for heat in explain(classifier, evidence)])
+        areas.append(float("nan") if lungs is None else float(lungs.mean()))
+    scores = Scores(
+        logits=np.array(logits, np.float64),
+        labels=np.array([[case.labels[key] == 1 for key in FINDING_KEYS] for case in cases]),
+        no_finding=np.array([case.no_finding == 1 for case in cases]),
+        # Two sets may number their patients alike.
+        patients=tuple(f"{case.dataset} {case.patient_id}" for case in cases),
+        rsna_normal=np.array([case.rsna_normal for case in cases]),
+    )
+    return Outputs(
+        scores=scores,
+        known=np.array([_known(case) for case in cases]),
+        cam_in_lung=np.array(shares, np.float64),
+        lung_area=np.array(areas, np.float64),
+        seconds=np.array(seconds, np.float64),
+    )
+
+
+def measure_lungs(
+    find_lungs: Callable[[Radiograph], LungMask], cases: Sequence[LungCase]
+) -> list[LungResult]:
+    """The automatic mask of every case against the reference, at the image's own size.
+
+    Raises:
+        DataError: If a reference does not fit its image.
+    """
+    results = []
+    for case in tqdm(cases, unit="image", desc="lungs"):
+        radiograph, truth = read_radiograph(case.image), read_mask(case.mask)
+        if truth.shape != radiograph.hw:
+            raise DataError(f"{case.mask} is {truth.shape}, its image {radiograph.hw} pixels.")
+        start = time.perf_counter()
+        predicted = find_lungs(radiograph).inside
+        seconds = time.perf_counter() - start
+        spacing = radiograph.spacing_mm
+        shared = int((predicted & truth).sum())
+        results.append(
+            LungResult(
+                case=case,
+                dice=2 * shared / int(predicted.sum() + truth.sum()),
+                iou=shared / int((predicted | truth).sum()),
+                hd95_px=hd95(predicted, truth),
+                hd95_mm=math.nan if spacing is None else hd95(predicted, truth, spacing),
+                seconds=seconds,
+            )
+        )
+    return results
+
+
+def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
+    """The classifiers that a checkpoint folder's manifest lists, in the order of the maskings.
+
+    Raises:
+        CheckpointError: If there is none, or one is missing, altered or does not fit.
+    """
+    store = CheckpointStore.open(folder)
+    loaded = {}
+    for mode in MaskingMode:
+        spec = store.findings(mode)
+        if spec is None:
+            continue
+        network = build_network(spec.architecture, len(spec.labels))
+        load_strictly(network, store.load(spec), spec.name)
+        loaded[mode] = FindingClassifier(spec, network)
+    if not loaded:
+        raise CheckpointError(f"{folder} lists no classifier. Train one with `classify`.")
+    return loaded
+
+
+def given(
+    classifier: FindingClassifier,
+    pixels: NDArray[np.float32],
+    lungs: NDArray[np.bool_] | None,
+    *,
+    region: Region | None = None,
+) -> NDArray[np.float32]:
+    """What a classifier is given of an image; all of it where no lungs are known."""
+    if lungs is None:
+        return pixels
+    kept = region or inside(classifier.mode, classifier.spec.margin or DEFAULT_MARGIN)
+    return apply_mask(pixels, kept(lungs), fill=classifier.spec.inputs.fill)
+
+
+def inside(mode: MaskingMode, margin: float) -> Region:
+    """The region that a masking keeps."""
+
+    def region(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return kept_region(lungs, mode=mode, margin=margin)
+
+    return region
+
+
+def outside(mode: MaskingMode) -> Region:
+    """The region that a masking takes away, at the default margin."""
+
+    def region(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return ~kept_region(lungs, mode=mode, margin=DEFAULT_MARGIN)
+
+    return region
+
+
+def lungs_of(case: FindingCase, masks: Path, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """The stored lung mask, bool (H, W), or None where no lungs were found."""
+    lungs = read_sides(masks, case.name) > 0
+    if lungs.shape != shape:
+        raise DataError(f"The mask of {case.name} is {lungs.shape}, its image {shape} pixels.")
+    return lungs if lungs.any() else None
+
+
+def _known(case: FindingCase) -> list[bool]:
+    """Whether each finding's label is known, and No Finding's, which a finding also decides."""
+    found = [case.labels[key] for key in FINDING_KEYS]
+    return [*(value is not None for value in found), case.no_finding is not None or 1 in found]

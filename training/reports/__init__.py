@@ -1,0 +1,1 @@
+"""What is written for people: the report, cards, the Hub."""
