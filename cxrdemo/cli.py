@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cxrdemo.errors import CxrDemoError
-from cxrdemo.export import analysis_to_json, error_to_json, write_json
+from cxrdemo.export import analysis_to_json, error_to_json, json_bytes
 from cxrdemo.masking import MAX_MARGIN
 from cxrdemo.results import ALL_MASKINGS, GRAD_CAM, METHODS, MaskingMode
 
@@ -130,7 +130,7 @@ def _analyse(args: argparse.Namespace) -> int:
             if not isinstance(error, CxrDemoError):
                 traceback.print_exc()
             failures += 1
-            write_json(error_to_json(error), args.out / f"{name}.json")
+            (args.out / f"{name}.json").write_bytes(json_bytes(error_to_json(error)))
             print(f"{path}: {error}", file=sys.stderr)
     return EXIT_FILE_FAILED if failures else EXIT_OK
 
@@ -160,7 +160,7 @@ def _analyse_one(
         out.with_name(f"{out.name}.mask.png").write_bytes(encode_png(mask))
     out.with_name(f"{out.name}.figure.png").write_bytes(figure_png(analysis))
     # Last, so that a JSON without an error means that all three are there.
-    write_json(analysis_to_json(analysis, doubts), out.with_name(f"{out.name}.json"))
+    out.with_name(f"{out.name}.json").write_bytes(json_bytes(analysis_to_json(analysis, doubts)))
 
 
 def _list_checkpoints(args: argparse.Namespace) -> int:

@@ -35,3 +35,11 @@ class RemedyError(CxrDemoError):
 
 class CheckpointError(CxrDemoError):
     """A checkpoint is missing, altered, or does not fit the architecture it claims."""
+
+
+class SettingError(CxrDemoError):
+    """A flag or a variable of the environment has a value that cannot be used."""
+
+
+class ExportError(CxrDemoError):
+    """A result cannot be written in the form asked for."""

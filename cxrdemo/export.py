@@ -1,38 +1,50 @@
-"""An analysis as JSON and CSV: records that others may rely on."""
+"""An analysis as JSON, CSV, arrays and one ZIP: records that others may rely on.
+
+The JSON is described by docs/analysis.schema.json, against which the tests check it.
+"""
 
 import csv
+import io
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cxrdemo import __version__
 from cxrdemo.gate import Doubt
 from cxrdemo.labels import NOTICE
+from cxrdemo.rendering import encode_png, figure_png
 from cxrdemo.results import Analysis, LungMask, Reading, Side
 
-SCHEMA: Final = "cxrdemo-analysis/1"
+SCHEMA: Final = "cxrdemo-analysis/2"
 
 
-def analysis_to_json(analysis: Analysis, doubts: Sequence[Doubt] = ()) -> dict[str, Any]:
+def analysis_to_json(
+    analysis: Analysis, doubts: Sequence[Doubt] = (), *, name: str = "", sha256: str = ""
+) -> dict[str, Any]:
     """Everything but the arrays, in plain JSON types; a number that does not exist is null.
 
     Args:
         analysis: What was found.
         doubts: Why the image may not be one that the models can read, see `gate.check`.
+        name: Of the file, as the user would recognise it; empty if it is not known.
+        sha256: Of the file's bytes, lower-case hex; empty if it is not known.
 
     Returns:
-        `schema`, `notice`, `doubts`, `source`, `lungs`, `maskings`, `checkpoints`, `seconds`,
-        `warnings`.
+        `schema`, `notice`, `app`, `date`, `input`, `doubts`, `source`, `lungs`, `maskings`,
+        `checkpoints`, `seconds`, `warnings`.
         Areas are fractions of the image, 0..1, and mm2 too where the file gives spacing.
     """
     source = analysis.radiograph.source
     spacing = analysis.radiograph.spacing_mm
     return {
-        "schema": SCHEMA,
-        "notice": NOTICE,
+        **_head(name, sha256),
         "doubts": [{"kind": doubt.kind, "message": doubt.message} for doubt in doubts],
         "source": {
             "kind": source.kind,
@@ -59,23 +71,47 @@ def analysis_to_json(analysis: Analysis, doubts: Sequence[Doubt] = ()) -> dict[s
     }
 
 
-def error_to_json(error: Exception) -> dict[str, Any]:
+def error_to_json(error: Exception, *, name: str = "", sha256: str = "") -> dict[str, Any]:
     """The record of a file that could not be analysed."""
     return {
-        "schema": SCHEMA,
-        "notice": NOTICE,
+        **_head(name, sha256),
         "error": {"kind": type(error).__name__, "message": str(error)},
     }
 
 
-def write_json(record: dict[str, Any], path: Path) -> None:
-    """Writes a record; NaN never gets into a file."""
+def _head(name: str, sha256: str) -> dict[str, Any]:
+    """What every record begins with: what it is, who wrote it when, and of which file."""
+    return {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "app": {"name": "cxrdemo", "version": __version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "input": {"name": name or None, "sha256": sha256 or None},
+    }
+
+
+def json_bytes(record: Mapping[str, Any]) -> bytes:
+    """A record as UTF-8 text; NaN never gets into it.
+
+    A name that is not UTF-8 on the disk keeps its odd bytes as escapes of JSON.
+    """
     text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    if not _is_text(text):
+        text = json.dumps(record, indent=1, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 CSV_FIELDS: Final = (
     "file",
+    "sha256",
     "masking",
     "label",
     "probability",
@@ -84,28 +120,44 @@ CSV_FIELDS: Final = (
     "beats_chance",
     "no_finding",
     "cam_in_lung",
+    "margin",
+    "doubts",
     "warnings",
     "error",
 )
 
 
 def rows_of(name: str, analysis: Analysis) -> list[dict[str, Any]]:
-    """One row per masking and label, with the fields of `CSV_FIELDS`; an absent one is empty."""
-    rows = []
-    for mode, reading in analysis.readings.items():
-        record = _reading(reading)
-        for finding in record["findings"]:
-            rows.append(
-                {
-                    "file": name,
-                    "masking": str(mode),
-                    **{key: finding[key] for key in finding if key in CSV_FIELDS},
-                    "no_finding": record["no_finding"]["score"],
-                    "cam_in_lung": record["cam_in_lung"][finding["label"]],
-                    "warnings": " ".join(analysis.warnings),
-                }
-            )
-    return rows or [{"file": name, "warnings": " ".join(analysis.warnings)}]
+    """`rows_of_record` of an analysis that is not written as JSON."""
+    return rows_of_record(analysis_to_json(analysis, name=name))
+
+
+def rows_of_record(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per masking and label, with the fields of `CSV_FIELDS`; an absent one is empty.
+
+    Args:
+        record: Of an analysis or of an error; either has one row at least.
+    """
+    common = {
+        "file": record["input"]["name"],
+        "sha256": record["input"]["sha256"],
+        "doubts": " ".join(doubt["message"] for doubt in record.get("doubts", ())),
+        "warnings": " ".join(record.get("warnings", ())),
+        "error": record.get("error", {}).get("message"),
+    }
+    rows = [
+        {
+            **common,
+            "masking": mode,
+            **{key: value for key, value in finding.items() if key in CSV_FIELDS},
+            "no_finding": reading["no_finding"]["score"],
+            "cam_in_lung": reading["cam_in_lung"][finding["label"]],
+            "margin": reading["margin"],
+        }
+        for mode, reading in record.get("maskings", {}).items()
+        for finding in reading["findings"]
+    ]
+    return rows or [common]
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
@@ -113,7 +165,8 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
 
     A text that a spreadsheet would take for a formula is quoted with an apostrophe.
     """
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    # A file's name may hold bytes that are no text.
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.DictWriter(stream, CSV_FIELDS)
         writer.writeheader()
         for row in rows:
@@ -124,6 +177,69 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
 def _harmless(value: Any) -> Any:
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if is_formula else value
+
+
+def mask_png(lungs: LungMask) -> bytes:
+    """PNG of both lungs at the image's size: 255 inside, 0 outside."""
+    return encode_png(lungs.inside.astype(np.uint8) * np.uint8(255))
+
+
+def label_mask_png(lungs: LungMask) -> bytes:
+    """PNG of the sides at the image's size: 0 outside, 1 the patient's right lung, 2 the left."""
+    return encode_png(lungs.sides)
+
+
+def heat_npz(analysis: Analysis) -> bytes:
+    """The raw heat of every masking and label, for `numpy.load`.
+
+    Returns:
+        A `.npz` of `<masking>/<label>`, float32 (h, w) >= 0 over the classifier's canvas, and
+        `<masking>/placement`, int64 (4, 2) of heights and widths: the image's size, the canvas's,
+        that of the image inside the canvas, and its offset there.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for mode, reading in analysis.readings.items():
+        for heat in reading.saliency:
+            arrays[f"{mode}/{heat.label}"] = heat.grid
+            where = heat.placement
+            arrays[f"{mode}/placement"] = np.array(
+                [where.source_hw, where.target_hw, where.content_hw, where.offset_hw], np.int64
+            )
+    stream = io.BytesIO()
+    # The stubs take the names of the arrays for `allow_pickle`.
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def case_archive(
+    analysis: Analysis, doubts: Sequence[Doubt] = (), *, name: str = "", sha256: str = ""
+) -> bytes:
+    """All that is known about one image, in one ZIP. The image itself is not in it.
+
+    Args:
+        analysis: What was found.
+        doubts: As for `analysis_to_json`, with `name` and `sha256`.
+        name: Of the file.
+        sha256: Of the file's bytes.
+
+    Returns:
+        A ZIP of `analysis.json` and `figure.png`; with lungs `mask.png` and `labels.png`; with
+        readings `heat.npz`. The same analysis gives the same bytes but for the date.
+    """
+    parts = {
+        "analysis.json": json_bytes(analysis_to_json(analysis, doubts, name=name, sha256=sha256)),
+        "figure.png": figure_png(analysis),
+    }
+    if analysis.lungs is not None:
+        parts["mask.png"] = mask_png(analysis.lungs)
+        parts["labels.png"] = label_mask_png(analysis.lungs)
+    if analysis.readings:
+        parts["heat.npz"] = heat_npz(analysis)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
 
 
 def _lungs(lungs: LungMask, spacing: tuple[float, float] | None) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Settings from the environment: what a server that is started without flags goes by.
+
+A flag of the command line comes before its variable, a variable before the default.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from cxrdemo.errors import SettingError
+
+ENGINES: Final = ("torch", "openvino")
+PRECISIONS: Final = ("auto", "fp32", "bf16")
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+"""Of a source checkout; an installed package has no such neighbours."""
+
+NO_CHECKPOINTS: Final = (
+    "No checkpoints were found: an installed package brings none. Name the folder of a clone of "
+    "the repository, or one on the Hugging Face Hub as hf://OWNER/NAME@REVISION, by --checkpoints "
+    "or CXRDEMO_CHECKPOINTS."
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute, and what to allow.
+
+    Attributes:
+        checkpoints: CXRDEMO_CHECKPOINTS: folder with `manifest.json`, or hf://OWNER/NAME@REVISION.
+            Empty: the repository's own.
+        device: CXRDEMO_DEVICE: "cpu", "cuda", or "auto" for a GPU where there is one.
+        engine: CXRDEMO_ENGINE: one of `ENGINES`.
+        precision: CXRDEMO_PRECISION: one of `PRECISIONS`.
+        medsam: CXRDEMO_MEDSAM: stock MedSAM weights for the lung mask, or None.
+        max_batch: CXRDEMO_MAX_BATCH: files that a visitor may read at once.
+        password: CXRDEMO_PASSWORD: asked for by the page, or None.
+    """
+
+    checkpoints: str = ""
+    device: str = "cpu"
+    engine: str = "torch"
+    precision: str = "auto"
+    medsam: Path | None = None
+    max_batch: int = 200
+    password: str | None = None
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Self:
+        """Reads the variables; one that is not set, or empty, leaves the default.
+
+        Raises:
+            SettingError: If a value is none of those allowed.
+        """
+        given = {
+            name.removeprefix("CXRDEMO_").lower(): value.strip()
+            for name, value in variables.items()
+            if name.startswith("CXRDEMO_") and value.strip()
+        }
+        default = cls()
+        return cls(
+            checkpoints=given.get("checkpoints", default.checkpoints),
+            device=given.get("device", default.device),
+            engine=_one_of(ENGINES, "CXRDEMO_ENGINE", given.get("engine", default.engine)),
+            precision=_one_of(
+                PRECISIONS, "CXRDEMO_PRECISION", given.get("precision", default.precision)
+            ),
+            medsam=Path(given["medsam"]) if "medsam" in given else None,
+            max_batch=_count("CXRDEMO_MAX_BATCH", given.get("max_batch", str(default.max_batch))),
+            password=given.get("password"),
+        )
+
+    @property
+    def checkpoint_location(self) -> str:
+        """Where the checkpoints are, for `checkpoint_folder`.
+
+        Raises:
+            SettingError: If none is named and the repository's own are not there.
+        """
+        if self.checkpoints:
+            return self.checkpoints
+        beside = REPOSITORY / "checkpoints"
+        if not (beside / "manifest.json").is_file():
+            raise SettingError(NO_CHECKPOINTS)
+        return str(beside)
+
+
+def _one_of(allowed: tuple[str, ...], name: str, value: str) -> str:
+    if value not in allowed:
+        raise SettingError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+    return value
+
+
+def _count(name: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise SettingError(f"{name} must be a whole number above 0, got {value!r}.")
+    return int(value)

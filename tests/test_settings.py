@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from cxrdemo import settings
+from cxrdemo.errors import SettingError
+from cxrdemo.settings import Settings
+
+
+def test_nothing_set_is_the_default() -> None:
+    assert Settings.from_environment({"HOME": "/"}) == Settings()
+    assert Settings.from_environment({"CXRDEMO_DEVICE": " "}) == Settings(), "empty is not set"
+
+
+def test_every_setting_has_its_variable() -> None:
+    found = Settings.from_environment(
+        {
+            "CXRDEMO_CHECKPOINTS": "hf://a/b@c",
+            "CXRDEMO_DEVICE": "cuda",
+            "CXRDEMO_ENGINE": "openvino",
+            "CXRDEMO_PRECISION": "fp32",
+            "CXRDEMO_MEDSAM": "/weights/medsam_vit_b.pth",
+            "CXRDEMO_MAX_BATCH": "12",
+            "CXRDEMO_PASSWORD": "let me in",
+        }
+    )
+    assert found == Settings(
+        "hf://a/b@c", "cuda", "openvino", "fp32", Path("/weights/medsam_vit_b.pth"), 12, "let me in"
+    )
+    assert found.checkpoint_location == "hf://a/b@c"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CXRDEMO_ENGINE", "steam"),
+        ("CXRDEMO_PRECISION", "fp8"),
+        ("CXRDEMO_MAX_BATCH", "0"),
+        ("CXRDEMO_MAX_BATCH", "-3"),
+        ("CXRDEMO_MAX_BATCH", "many"),
+        ("CXRDEMO_MAX_BATCH", "\u00b2"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        Settings.from_environment({name: value})
+
+
+def test_without_checkpoints_anywhere_the_remedy_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "REPOSITORY", tmp_path)
+    with pytest.raises(SettingError, match="CXRDEMO_CHECKPOINTS"):
+        _ = Settings().checkpoint_location
