@@ -14,7 +14,7 @@ from benchmarks.harness import Row, Timing, interleaved, ratio
 from benchmarks.plain import grad_cams
 from benchmarks.setting import Setting
 from cxrdemo.checkpoints import CheckpointSpec
-from cxrdemo.classifier import Evidence
+from cxrdemo.classifier import Evidence, logits_of
 from cxrdemo.devices import computing_in, hold_in
 from cxrdemo.engines import Engine, compile_part
 from cxrdemo.inputs import MEDSAM_INPUT
@@ -154,7 +154,9 @@ def grad_cam(setting: Setting) -> list[Row]:
     def ours(name: Engine) -> None:
         for mode in ALL_MASKINGS:
             part, image = pipelines[name]._classifiers[mode], images[mode]
-            explain(part, Evidence(image, part.score(image)[1], placement))
+            activations = part.activations(image)
+            logits_of(part.network, activations)
+            explain(part, Evidence(image, activations, placement, 0.0))
 
     parts = {"grad-cam": package, "bare forward": bare}
     parts |= {name: partial(ours, name) for name in pipelines}

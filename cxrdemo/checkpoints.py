@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 import httpx2
 from huggingface_hub import snapshot_download
@@ -51,6 +51,7 @@ CHANCE: Final = 0.5
 
 Task = Literal["lungs", "findings"]
 PromptKind = Literal["whole-image", "lung-boxes"]
+Pooling = Literal["all", "kept"]
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ class CheckpointSpec:
         margin: Classifiers with loose masking: the default margin.
         margin_range: Classifiers with loose masking: the margins seen in training.
         labels: Classifiers: outputs in order.
+        pooling: Classifiers: the cells that the mean over the last activations was trained on.
+            "all" of them, removed ones too, or "kept" ones, see `masking.cell_weights`.
         trained_on: Data sets and counts, in words.
         licence: Of the weights, and what the data ask for.
         metrics: Figures on test patients by name.
@@ -199,6 +202,14 @@ class CheckpointSpec:
     origin: Origin = Origin()
     samples: Mapping[str, Sample] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    pooling: Pooling = "all"
+
+    def __post_init__(self) -> None:
+        if self.pooling not in get_args(Pooling):
+            raise CheckpointError(
+                f"The checkpoint {self.name} names the pooling {self.pooling!r}; known are "
+                f"{list(get_args(Pooling))}."
+            )
 
     def auroc(self, key: str) -> Estimate | None:
         """Area under the ROC curve of one label on test patients, or None if never measured."""

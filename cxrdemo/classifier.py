@@ -1,9 +1,10 @@
 """The finding classifier: one convolutional network for each masking.
 
 Any network will do whose logits depend on its last activations only through their mean over the
-image: global average pooling and a head. That makes Grad-CAM exact in closed form (`saliency.py`).
-`build_network` checks it and refuses others. State dicts are torchvision's or timm's own, so their
-published files load too, once the head has as many outputs as the spec has labels.
+image: global average pooling and a head. That makes Grad-CAM exact in closed form (`saliency.py`),
+and lets the mean be taken over the kept region alone. `build_network` checks it and refuses others.
+State dicts are torchvision's or timm's own, so their published files load too, once the head has as
+many outputs as the spec has labels.
 """
 
 import copy
@@ -24,14 +25,24 @@ from torchvision.models import DenseNet, RegNet, ResNet, resnet50
 from cxrdemo.checkpoints import CheckpointSpec
 from cxrdemo.devices import Precision, computing_in, hold_in
 from cxrdemo.errors import CheckpointError
-from cxrdemo.inputs import normalise, place
+from cxrdemo.inputs import normalise
+from cxrdemo.masking import cell_weights, masked_input
 from cxrdemo.placement import Placement
 from cxrdemo.results import Findings, MaskingMode
 
 ARCHITECTURES: Final[Mapping[str, Callable[[int], nn.Module]]] = {
     "resnet50": lambda outputs: cast(nn.Module, resnet50(weights=None, num_classes=outputs)),
+    "resnet50-dilated": lambda outputs: cast(
+        nn.Module,
+        resnet50(
+            weights=None,
+            num_classes=outputs,
+            replace_stride_with_dilation=[False, False, True],
+        ),
+    ),
 }
-"""The project's own names to builders that take the number of outputs."""
+"""The project's own names to builders that take the number of outputs. The last stage of the
+dilated one keeps its resolution: twice as many cells a side, from the same state dict."""
 
 LIBRARIES: Final = ("torchvision", "timm")
 """`torchvision/NAME` and `timm/NAME` are architectures too."""
@@ -131,20 +142,52 @@ def later_layers(network: nn.Module) -> list[nn.Module]:
     return found
 
 
-def logits_of(network: nn.Module, activations: Tensor) -> Tensor:
-    """Logits (B, K) from the last block's output."""
-    return head_of(network, F.adaptive_avg_pool2d(activations, 1))
+def grid_of(network: nn.Module, hw: tuple[int, int]) -> tuple[int, int]:
+    """Number of cells (h, w) of the last activations for inputs of `hw`; tried on an empty image.
+
+    Args:
+        network: In either mode, which stays.
+        hw: Size of the input.
+    """
+    was_training, like = network.training, next(network.parameters())
+    with torch.inference_mode():
+        found = activations_of(network.eval(), torch.zeros(1, 3, *hw, device=like.device))
+    network.train(was_training)
+    return found.shape[-2], found.shape[-1]
 
 
-def head_of(network: nn.Module, pooled: Tensor) -> Tensor:
+def weighted(activations: Tensor, weights: Tensor | None = None) -> Tensor:
+    """What the pooling averages: the last block's output, each cell by its weight.
+
+    Args:
+        activations: (B, C, h, w).
+        weights: (B, 1, h, w) or (h, w), >= 0 and not all 0, see `masking.cell_weights`. They are
+            scaled to a mean of 1, so weights of 1 change no bit. None for an unweighted mean.
+    """
+    if weights is None:
+        return activations
+    return activations * (weights / weights.mean(dim=(-2, -1), keepdim=True))
+
+
+def pooled(activations: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean (B, C, 1, 1) of the last block's output over its cells, by `weights` if given."""
+    return F.adaptive_avg_pool2d(weighted(activations, weights), 1)
+
+
+def logits_of(network: nn.Module, activations: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Logits (B, K) from the last block's output, pooled by `weights` if given."""
+    return head_of(network, pooled(activations, weights))
+
+
+def head_of(network: nn.Module, means: Tensor) -> Tensor:
     """Logits (B, K) from the mean activations (B, C, 1, 1)."""
     parts: Any = network
     if hasattr(network, "forward_head"):
-        return cast(Tensor, parts.forward_head(pooled))
+        return cast(Tensor, parts.forward_head(means))
     head = parts.fc if hasattr(network, "fc") else parts.classifier
     if any(isinstance(part, nn.Flatten) for part in head.modules()):
-        return cast(Tensor, head(pooled))
-    return cast(Tensor, head(torch.flatten(pooled, 1)))
+        return cast(Tensor, head(means))
+    return cast(Tensor, head(torch.flatten(means, 1)))
 
 
 def head_gradients(network: nn.Module, activations: Tensor) -> Tensor:
@@ -154,15 +197,15 @@ def head_gradients(network: nn.Module, activations: Tensor) -> Tensor:
 
     Args:
         network: In evaluation mode.
-        activations: (1, C, h, w).
+        activations: (1, C, h, w), as the pooling averages them.
     """
     # Evidence made in inference mode holds tensors that autograd refuses; the clone is an ordinary
     # one.
     with torch.inference_mode(False), torch.enable_grad():
-        pooled = F.adaptive_avg_pool2d(activations.clone(), 1)
-        pooled.requires_grad_(True)
-        logits = head_of(network, pooled)[0]
-        rows = [torch.autograd.grad(k, pooled, retain_graph=True)[0].flatten() for k in logits]
+        means = pooled(activations.clone())
+        means.requires_grad_(True)
+        logits = head_of(network, means)[0]
+        rows = [torch.autograd.grad(k, means, retain_graph=True)[0].flatten() for k in logits]
     return torch.stack(rows)
 
 
@@ -202,13 +245,18 @@ class Evidence:
 
     Attributes:
         images: (1, 3, H, W), the network's input.
-        activations: (1, C, h, w), the last block's output.
+        activations: (1, C, h, w), what the pooling averages: the last block's output, times the
+            cells' weights where the spec pools over what was kept.
         placement: Where the radiograph lies in the input.
+        fill: Level, 0..1, that removed pixels and bars were given.
+        shares: float32 (h, w), how much of each cell was kept; None if all cells count alike.
     """
 
     images: Tensor
     activations: Tensor
     placement: Placement
+    fill: float
+    shares: NDArray[np.float32] | None = None
 
 
 class FindingClassifier:
@@ -236,7 +284,8 @@ class FindingClassifier:
             later: What runs `later_stages`, likewise, in that precision.
 
         Raises:
-            CheckpointError: If the spec names no masking or no labels.
+            CheckpointError: If the spec names no masking or no labels, or pools over what was kept
+                of a network that tells no places apart at this size.
         """
         if spec.masking is None or not spec.labels:
             raise CheckpointError(f"The checkpoint {spec.name} names no masking or no labels.")
@@ -250,21 +299,40 @@ class FindingClassifier:
             hold_in(precision, later_layers(self.network))
         self._first = first or partial(first_stage, self.network)
         self._later = later or partial(later_stages, self.network)
+        if spec.pooling == "kept":
+            empty = torch.zeros(1, 3, *spec.inputs.hw, device=self._device)
+            if self.activations(empty)[0, 0].numel() == 1:
+                raise CheckpointError(
+                    f"The checkpoint {spec.name} pools over the kept cells, but its network has "
+                    f"only one cell for an input of {spec.inputs.hw[0]} x {spec.inputs.hw[1]} px. "
+                    "Give the spec a larger input, or the pooling 'all'."
+                )
 
     @torch.inference_mode()
-    def classify(self, pixels: NDArray[np.float32]) -> tuple[Findings, Evidence]:
-        """Scores one image whose removed pixels already hold the spec's fill.
+    def classify(
+        self, pixels: NDArray[np.float32], kept: NDArray[np.bool_]
+    ) -> tuple[Findings, Evidence]:
+        """Scores what is kept of one image. The removed pixels have no say in the result.
 
         Args:
-            pixels: float32 (H, W) in 0..1, masked as `self.mode` says.
+            pixels: float32 (H, W) in 0..1.
+            kept: bool (H, W), the region that `self.mode` keeps.
 
         Returns:
             The findings, and what is needed to explain them without a second forward pass.
+
+        Raises:
+            NoLungsFoundError: If nothing is kept.
         """
-        canvas, placement = place(pixels, self.spec.inputs)
-        images = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
-        found, activations = self.score(images)
-        logits = found[0].cpu().numpy()
+        given = masked_input(pixels, kept, self.spec.inputs)
+        images = torch.from_numpy(normalise(given.canvas, self.spec.inputs))[None]
+        images = images.to(self._device)
+        activations, shares = self.activations(images), None
+        if self.spec.pooling == "kept":
+            shares = given.placement.shares(kept, (activations.shape[-2], activations.shape[-1]))
+            weights = torch.from_numpy(cell_weights(shares)).to(self._device)
+            activations = weighted(activations, weights)
+        logits = logits_of(self.network, activations)[0].cpu().numpy()
         findings = Findings(
             labels=self.labels,
             logits=logits,
@@ -273,16 +341,15 @@ class FindingClassifier:
             mode=self.mode,
             beats_chance=np.array([self.spec.beats_chance(key) for key in self.labels]),
         )
-        return findings, Evidence(images, activations, placement)
+        return findings, Evidence(images, activations, given.placement, given.fill, shares)
 
     @torch.inference_mode()
-    def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and activations (B, C, h, w), both fp32, of inputs (B, 3, H, W)."""
+    def activations(self, images: Tensor) -> Tensor:
+        """The last block's output (B, C, h, w), fp32, of inputs (B, 3, H, W)."""
         features = self._first(images)
         with computing_in(self.precision, self._device):
             activations = self._later(features)
-        activations = activations.float()
-        return logits_of(self.network, activations), activations
+        return activations.float()
 
     def _calibrate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Platt scaling, per label, as the spec gives it."""

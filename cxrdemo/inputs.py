@@ -5,7 +5,7 @@ so they cannot disagree.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from cxrdemo.placement import Interpolation, Placement, PlacementKind
 
 Intensity = Literal["fixed", "minmax"]
+
+KEPT_MEAN: Final = "kept-mean"
+Fill = float | Literal["kept-mean"]
+"""A level, or the mean of the pixels that a masking keeps; without a masking it keeps all."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class InputSpec:
             to 0..1 by its own range (MedSAM), and ignores `mean` and `std`.
         mean: Per input channel, on the 0..1 scale.
         std: Per input channel, on the 0..1 scale.
-        fill: Value of bars and of masked pixels, before mean and std are applied.
+        fill: Value of bars and of masked pixels, before mean and std are applied. "kept-mean" takes
+            the strongest edge out of the picture, that of a lung on black.
     """
 
     hw: tuple[int, int]
@@ -36,7 +41,7 @@ class InputSpec:
     intensity: Intensity = "fixed"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    fill: float = 0.0
+    fill: Fill = 0.0
 
 
 MEDSAM_INPUT = InputSpec(
@@ -45,8 +50,15 @@ MEDSAM_INPUT = InputSpec(
 """MedSAM's own preprocessing (Ma et al., 2024): a plain stretch and a min-max, not SAM's."""
 
 
-def place(pixels: NDArray[np.float32], spec: InputSpec) -> tuple[NDArray[np.float32], Placement]:
+def place(
+    pixels: NDArray[np.float32], spec: InputSpec, *, fill: float | None = None
+) -> tuple[NDArray[np.float32], Placement]:
     """Resizes (H, W) pixels in 0..1 into the input canvas.
+
+    Args:
+        pixels: float32 (H, W) in 0..1.
+        spec: The checkpoint's input.
+        fill: Level of the bars; None takes the spec's for an image of which all is kept.
 
     Returns:
         float32 of `spec.hw` in 0..1 (cubic interpolation may overshoot a little), and where the
@@ -54,7 +66,9 @@ def place(pixels: NDArray[np.float32], spec: InputSpec) -> tuple[NDArray[np.floa
     """
     hw = (pixels.shape[0], pixels.shape[1])
     placement = Placement.make(spec.placement, hw, spec.hw)
-    return placement.image(pixels, fill=spec.fill, interpolation=spec.interpolation), placement
+    if fill is None:
+        fill = float(pixels.mean(dtype=np.float64)) if spec.fill == KEPT_MEAN else spec.fill
+    return placement.image(pixels, fill=fill, interpolation=spec.interpolation), placement
 
 
 def normalise(canvas: NDArray[np.float32], spec: InputSpec) -> NDArray[np.float32]:

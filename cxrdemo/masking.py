@@ -1,9 +1,10 @@
-"""Which pixels a masking keeps, and the masked image. numpy and OpenCV, no torch.
+"""Which pixels a masking keeps, and what a network is given of them. numpy and OpenCV, no torch.
 
 The paper (arXiv 2512.23089) leaves the width of its loose mask open. Ours is a margin given as a
 fraction of the height of the lungs' bounding box, so that it scales with the patient.
 """
 
+from dataclasses import dataclass
 from typing import Final, cast
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo.errors import GridMismatchError, NoLungsFoundError
+from cxrdemo.inputs import KEPT_MEAN, Fill, InputSpec, place
 from cxrdemo.placement import Placement
 from cxrdemo.results import MaskingMode, bounding_box
 
@@ -27,6 +29,11 @@ and sixteen times cheaper than an image of 4000 pixels."""
 NO_LUNGS: Final = (
     "No lungs were found, so there is nothing to mask. Use masking 'none', or check that the image "
     "is a frontal chest X-ray."
+)
+
+NOTHING_KEPT: Final = (
+    "The masking keeps nothing of this image that the classifier could see, so there is nothing to "
+    "read. Correct the lung mask, or use masking 'none'."
 )
 
 
@@ -160,6 +167,84 @@ def apply_mask(
     if fill:
         masked.fill(fill)
     return cast(NDArray[np.float32], cv2.copyTo(pixels, kept.view(np.uint8), masked))
+
+
+def fill_level(pixels: NDArray[np.float32], kept: NDArray[np.bool_], fill: Fill) -> float:
+    """The level, 0..1, that a checkpoint's fill gives removed pixels and bars.
+
+    It follows from the kept pixels alone, so nothing of what is removed can reach a network.
+
+    Args:
+        pixels: float32 (H, W) in 0..1.
+        kept: bool (H, W), not empty.
+        fill: Of the checkpoint's `InputSpec`.
+    """
+    return float(cv2.mean(pixels, kept.view(np.uint8))[0]) if fill == KEPT_MEAN else fill
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedInput:
+    """What a network is given of a masked image.
+
+    Attributes:
+        canvas: float32 of the spec's size, in 0..1, for `inputs.normalise`.
+        placement: Where the image lies in the canvas.
+        fill: Level of the removed pixels and of the bars.
+    """
+
+    canvas: NDArray[np.float32]
+    placement: Placement
+    fill: float
+
+
+def masked_input(
+    pixels: NDArray[np.float32], kept: NDArray[np.bool_], spec: InputSpec
+) -> MaskedInput:
+    """Masks an image and places it: the one way to a classifier, in app and training.
+
+    Args:
+        pixels: float32 (H, W) in 0..1.
+        kept: bool (H, W), see `kept_region`.
+        spec: The checkpoint's input.
+
+    Raises:
+        NoLungsFoundError: If nothing is kept.
+        GridMismatchError: If the two differ in size.
+    """
+    if not kept.any():
+        raise NoLungsFoundError(NOTHING_KEPT)
+    if pixels.shape != kept.shape:
+        raise GridMismatchError(f"The mask is {kept.shape}, the image {pixels.shape}.")
+    level = fill_level(pixels, kept, spec.fill)
+    canvas, placement = place(apply_mask(pixels, kept, fill=level), spec, fill=level)
+    return MaskedInput(canvas, placement, level)
+
+
+def cell_weights(shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each cell of a network's last activations counts in a mean over the kept region.
+
+    A cell counts from the half on that is kept: max(0, 2 share - 1). The edge of a mask is the
+    strongest in the picture, and in cells that are mostly removed there is nothing else. Where no
+    cell is mostly kept, each counts by its share, see `is_sparse`.
+
+    Args:
+        shares: float32 (..., h, w), `Placement.shares` of the kept region; one grid per image.
+
+    Returns:
+        float32 (..., h, w), 0..1.
+
+    Raises:
+        NoLungsFoundError: If nothing is kept of an image.
+    """
+    if not shares.any(axis=(-2, -1)).all():
+        raise NoLungsFoundError(NOTHING_KEPT)
+    mostly = np.maximum(np.float32(0), 2 * shares - 1)
+    return np.where(is_sparse(shares)[..., None, None], shares, mostly).astype(np.float32)
+
+
+def is_sparse(shares: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether so little is kept that no cell is mostly kept: bool (...) of `cell_weights`."""
+    return np.asarray(shares.max(axis=(-2, -1)) <= 0.5)
 
 
 def _widened(distance: NDArray[np.float32], margin_px: float) -> NDArray[np.bool_]:

@@ -22,7 +22,6 @@ from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
 from cxrdemo.classifier import (
-    Evidence,
     FindingClassifier,
     first_stage,
     has_first_stage,
@@ -32,7 +31,7 @@ from cxrdemo.devices import AskedPrecision, Precision, precision_for
 from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import MEDSAM_INPUT
-from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, apply_mask, kept_region
+from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, is_sparse, kept_region
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import (
@@ -371,9 +370,9 @@ class Pipeline:
             surroundings = Surroundings(lungs.inside)
             for margin in margins:
                 kept = surroundings.within(margin)
-                curve.append((margin, _classify(loose, radiograph, kept)[0]))
+                curve.append((margin, loose.classify(radiograph.pixels, kept)[0]))
         if whole:
-            outside = _classify(whole, radiograph, ~lungs.inside)[0]
+            outside = whole.classify(radiograph.pixels, ~lungs.inside)[0]
         return Probes(tuple(curve), outside)
 
     def _find(self, segmenter: LungSegmenter, radiograph: Radiograph) -> Found:
@@ -420,10 +419,15 @@ class Pipeline:
             kept = np.ones(radiograph.hw, bool)
         else:
             kept = kept_region(lungs.inside, mode=mode, margin=width)
-        findings, evidence = _classify(part, radiograph, kept)
+        findings, evidence = part.classify(radiograph.pixels, kept)
+        if evidence.shares is not None and is_sparse(evidence.shares):
+            warnings.append(
+                f"Masking '{mode}' keeps less than half of every cell that the network tells "
+                "apart, so each cell counts by what is kept of it. The numbers are unreliable."
+            )
         maps = explain(part, evidence, method=method)
         shares = tuple(cam_in_lung(heat, on_canvas(heat.placement)) for heat in maps)
-        return Reading(mode, width, kept, findings, maps, shares)
+        return Reading(mode, width, kept, evidence.fill, findings, maps, shares)
 
     def _checkpoints_used(
         self, readings: Mapping[MaskingMode, Reading]
@@ -438,12 +442,6 @@ class Pipeline:
             for role, part in parts
             if part
         )
-
-
-def _classify(
-    part: FindingClassifier, radiograph: Radiograph, kept: NDArray[np.bool_]
-) -> tuple[Findings, Evidence]:
-    return part.classify(apply_mask(radiograph.pixels, kept, fill=part.spec.inputs.fill))
 
 
 def cam_in_lung(heat: SaliencyMap, lungs: NDArray[np.bool_] | None) -> float:

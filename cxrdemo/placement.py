@@ -90,6 +90,22 @@ class Placement:
         covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw)
         return self._with_bars(covered, 0) >= 128
 
+    def shares(self, mask: NDArray[np.bool_], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
+        """How much of each cell of a grid over the canvas a mask covers.
+
+        Args:
+            mask: bool of `source_hw`.
+            grid_hw: Number of cells, such as 7 x 7; at most one to a pixel of the canvas.
+
+        Returns:
+            float32 of `grid_hw`, 0..1, exactly 1 where all is covered. Bars are not.
+        """
+        self._check(mask, self.source_hw)
+        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw)
+        cells = _resize_area(self._with_bars(covered, 0).astype(np.float32), grid_hw)
+        # Where a cell ends within a pixel, its parts sum to 1 but for rounding.
+        return cells / _resize_area(np.full(self.target_hw, 255, np.float32), grid_hw)
+
     def labels(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes a label map into the canvas: a pixel takes the label at its centre, bars take 0.
 

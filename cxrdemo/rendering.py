@@ -39,9 +39,6 @@ HEAT_COLOURS: Final[NDArray[np.uint8]] = np.rint(
 ).astype(np.uint8)
 """uint8 (256, 3) RGB, from no heat to the shared peak."""
 
-REMOVED: Final = 0.0
-"""What a masking puts in place of the pixels it removes, see DESIGN: black."""
-
 _LINES_PER_SIDE: Final = 400
 """An outline is one part in so many of the image's longer side: 1 px at 400, 10 px at 4000."""
 
@@ -75,8 +72,8 @@ def mask_overlay(radiograph: Radiograph, lungs: LungMask) -> NDArray[np.uint8]:
 
 
 def masked_view(radiograph: Radiograph, reading: Reading) -> NDArray[np.uint8]:
-    """What the classifier was given: the kept pixels, everything else black. uint8 (H, W, 3)."""
-    return _to_rgb(apply_mask(radiograph.pixels, reading.kept, fill=REMOVED))
+    """What the classifier was given: the kept pixels, all others of its fill. uint8 (H, W, 3)."""
+    return _to_rgb(apply_mask(radiograph.pixels, reading.kept, fill=reading.fill))
 
 
 def heat_overlay(
@@ -125,7 +122,7 @@ def for_display(analysis: Analysis, *, longest_px: int) -> Analysis:
         return analysis
     smaller = display_placement(radiograph.hw, longest_px=longest_px)
     hw = smaller.target_hw
-    pixels = np.clip(smaller.image(radiograph.pixels, fill=REMOVED), 0, 1)
+    pixels = np.clip(smaller.image(radiograph.pixels, fill=0.0), 0, 1)
     spacing = radiograph.spacing_mm
     if spacing is not None:
         ratio = (radiograph.hw[0] / hw[0], radiograph.hw[1] / hw[1])

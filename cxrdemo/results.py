@@ -193,6 +193,7 @@ class Reading:
         mode: The masking.
         margin: Width of the loose margin as a fraction of the lungs' height; 0 unless LOOSE.
         kept: bool (H, W), the pixels the classifier was given.
+        fill: Level, 0..1, that it was given in place of the others.
         findings: Logits, probabilities, thresholds.
         saliency: One map per label, in the order of `findings.labels`.
         cam_in_lung: Per label, the share of heat inside the lung mask, 0..1; NaN where a map is
@@ -202,6 +203,7 @@ class Reading:
     mode: MaskingMode
     margin: float
     kept: NDArray[np.bool_]
+    fill: float
     findings: Findings
     saliency: tuple[SaliencyMap, ...]
     cam_in_lung: tuple[float, ...]

@@ -5,6 +5,9 @@ mean of channel c. So the gradient of label k's logit is g[k, c] / (h w) at ever
 the head's own gradient: for a linear head its weights. Grad-CAM (Selvaraju et al., ICCV 2017, eq.
 1-2) is then ReLU(sum_c g[k, c] A[c] / (h w)), for every label from the forward pass already made.
 The other methods come from the `grad-cam` package, which is given the same gradients.
+
+Where a checkpoint pools over what was kept, A is the last block's output times the cells' weights:
+what the mean is taken of. Then a map is 0 wherever little was kept, and all of it sums as before.
 """
 
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo.classifier import Evidence, FindingClassifier, head_gradients
+from cxrdemo.masking import cell_weights
 from cxrdemo.results import GRAD_CAM, METHODS, SaliencyMap
 
 PACKAGE_METHODS: Final[Mapping[str, str]] = {
@@ -50,6 +54,10 @@ def explain(
         grids = list(closed_form_grad_cam(activations, gradients))
     else:
         grids = _package_maps(classifier, activations, gradients, PACKAGE_METHODS[method])
+    if evidence.shares is not None:
+        # Only Eigen-CAM, which asks for no gradient, finds anything in cells that do not count.
+        counted = cell_weights(evidence.shares) > 0
+        grids = [grid * counted for grid in grids]
     return tuple(
         SaliencyMap(label=label, method=method, grid=grid, placement=evidence.placement)
         for label, grid in zip(classifier.labels, grids, strict=True)

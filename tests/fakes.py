@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec
+from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec, Pooling
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import Precision
-from cxrdemo.inputs import InputSpec
+from cxrdemo.inputs import Fill, InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lungs import assess, split_sides
 from cxrdemo.pipeline import Pipeline
@@ -79,11 +79,22 @@ def tiny_resnet(outputs: int = len(FINDING_KEYS), *, seed: int = 0) -> ResNet:
 
 
 def tiny_classifier(
-    mode: MaskingMode, *, size: int = 64, precision: Precision = "fp32"
+    mode: MaskingMode,
+    *,
+    size: int = 64,
+    precision: Precision = "fp32",
+    pooling: Pooling = "all",
+    fill: Fill = 0.0,
 ) -> FindingClassifier:
     seed = list(MaskingMode).index(mode)
     spec = findings_spec(mode, size=size)
+    spec = replace(spec, pooling=pooling, inputs=replace(spec.inputs, fill=fill))
     return FindingClassifier(spec, tiny_resnet(seed=seed), precision=precision)
+
+
+def all_of(pixels: np.ndarray) -> np.ndarray:
+    """The kept region of a masking that removes nothing."""
+    return np.ones(pixels.shape, bool)
 
 
 class EllipseSegmenter(LungSegmenter):

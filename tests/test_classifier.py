@@ -6,25 +6,30 @@ import pytest
 import timm
 import torch
 import torchvision
-from fakes import findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
+from fakes import all_of, findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
 from torch import nn
 from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import Estimate, load_strictly, read_weights
+from cxrdemo.checkpoints import Estimate, Pooling, load_strictly, read_weights
 from cxrdemo.classifier import (
     ARCHITECTURES,
     FindingClassifier,
     activations_of,
     build_network,
+    grid_of,
     head_gradients,
     keep_outputs,
     later_layers,
     logits_of,
     output_layer,
+    pooled,
 )
-from cxrdemo.errors import CheckpointError
-from cxrdemo.masking import apply_mask
+from cxrdemo.errors import CheckpointError, NoLungsFoundError
+from cxrdemo.inputs import KEPT_MEAN, Fill, normalise
 from cxrdemo.results import MaskingMode
+from cxrdemo.saliency import explain
+
+PIXELS = noise_radiograph().pixels
 
 
 def test_logits_equal_torchvisions_forward_exactly() -> None:
@@ -43,24 +48,114 @@ def test_a_torchvision_state_dict_loads(tmp_path: Path) -> None:
     assert torch.equal(ours.layer4[2].conv3.weight, theirs.layer4[2].conv3.weight)
 
 
-@pytest.mark.parametrize("mode", [MaskingMode.LOOSE, MaskingMode.TIGHT])
-def test_pixels_outside_the_kept_region_cannot_change_a_logit(mode: MaskingMode) -> None:
-    classifier = tiny_classifier(mode)
-    pixels = noise_radiograph(hw=(150, 130)).pixels
-    kept = np.zeros(pixels.shape, bool)
+def two_boxes(hw: tuple[int, int] = (150, 130)) -> np.ndarray:
+    kept = np.zeros(hw, bool)
     kept[30:120, 20:61] = kept[33:117, 70:111] = True
-    fill = classifier.spec.inputs.fill
+    return kept
+
+
+@pytest.mark.parametrize("mode", [MaskingMode.LOOSE, MaskingMode.TIGHT])
+@pytest.mark.parametrize(
+    ("pooling", "fill"), [("all", 0.0), ("all", KEPT_MEAN), ("kept", KEPT_MEAN)]
+)
+def test_pixels_outside_the_kept_region_change_neither_logits_nor_maps(
+    mode: MaskingMode, pooling: Pooling, fill: Fill
+) -> None:
+    classifier = tiny_classifier(mode, size=128, pooling=pooling, fill=fill)
+    pixels, kept = noise_radiograph(hw=(150, 130)).pixels, two_boxes()
     other = np.where(kept, pixels, np.random.default_rng(9).random(pixels.shape, np.float32))
-    first, _ = classifier.classify(apply_mask(pixels, kept, fill=fill))
-    second, _ = classifier.classify(apply_mask(other, kept, fill=fill))
+    first, evidence = classifier.classify(pixels, kept)
+    second, again = classifier.classify(other, kept)
     assert first.logits.tobytes() == second.logits.tobytes()
-    unmasked, _ = classifier.classify(other)
+    for one, two in zip(explain(classifier, evidence), explain(classifier, again), strict=True):
+        assert one.grid.tobytes() == two.grid.tobytes()
+    unmasked, _ = classifier.classify(other, all_of(other))
     assert unmasked.logits.tobytes() != first.logits.tobytes(), "the network looks at nothing"
+
+
+def test_weights_of_one_change_no_bit() -> None:
+    network = tiny_resnet()
+    images = torch.rand(2, 3, 96, 64)
+    with torch.inference_mode():
+        activations = activations_of(network, images)
+        for ones in (torch.ones(3, 2), torch.ones(2, 1, 3, 2)):
+            assert torch.equal(logits_of(network, activations, ones), network(images))
+
+
+def test_a_mean_over_one_cell_is_that_cell() -> None:
+    activations = torch.rand(2, 5, 3, 2)
+    weights = torch.zeros(2, 1, 3, 2)
+    weights[0, 0, 2, 1] = weights[1, 0, 0, 0] = 0.2
+    means = pooled(activations, weights).flatten(1)
+    torch.testing.assert_close(means[0], activations[0, :, 2, 1])
+    torch.testing.assert_close(means[1], activations[1, :, 0, 0])
+
+
+def test_pooling_over_what_was_kept_leaves_an_unmasked_square_image_alone() -> None:
+    plain, kept = (tiny_classifier(MaskingMode.NONE, pooling=p) for p in ("all", "kept"))
+    square = noise_radiograph(hw=(130, 130)).pixels
+    first, evidence = plain.classify(square, all_of(square))
+    second, other = kept.classify(square, all_of(square))
+    assert first.logits.tobytes() == second.logits.tobytes()
+    assert torch.equal(evidence.activations, other.activations)
+
+
+def test_letterbox_bars_do_not_count_where_kept_cells_are_pooled() -> None:
+    classifier = tiny_classifier(MaskingMode.NONE, size=128, pooling="kept", fill=KEPT_MEAN)
+    wide = noise_radiograph(hw=(70, 140)).pixels
+    _, evidence = classifier.classify(wide, all_of(wide))
+    assert evidence.shares is not None
+    np.testing.assert_array_equal(evidence.shares.mean(axis=1), [0, 1, 1, 0])
+    assert not evidence.activations[0, :, [0, 3]].any()
+    assert evidence.fill == pytest.approx(wide.mean(), rel=1e-6)
+
+
+def test_the_logit_is_the_mean_over_mostly_kept_cells() -> None:
+    classifier = tiny_classifier(MaskingMode.TIGHT, size=128, pooling="kept", fill=0.0)
+    network = classifier.network
+    kept = np.zeros((128, 128), bool)
+    kept[:96, 32:64] = True  # three cells as a whole
+    kept[:, 64:72] = True  # a quarter of four more: they do not count
+    pixels = noise_radiograph(hw=(128, 128)).pixels
+    findings, _ = classifier.classify(pixels, kept)
+    image = torch.from_numpy(normalise(np.where(kept, pixels, 0), classifier.spec.inputs))[None]
+    with torch.inference_mode():
+        cells = activations_of(network, image)[0, :, :3, 1].mean(dim=1)
+        expected = network.fc(cells)
+    np.testing.assert_allclose(findings.logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_kept_is_refused() -> None:
+    for pooling in ("all", "kept"):
+        classifier = tiny_classifier(MaskingMode.TIGHT, pooling=pooling)
+        with pytest.raises(NoLungsFoundError, match="keeps nothing"):
+            classifier.classify(PIXELS, ~all_of(PIXELS))
+
+
+def test_the_dilated_network_has_twice_the_cells_from_the_same_weights() -> None:
+    plain, dilated = (build_network(name, 5).eval() for name in ("resnet50", "resnet50-dilated"))
+    load_strictly(dilated, plain.state_dict(), "resnet50")
+    assert grid_of(plain, (64, 96)) == (2, 3)
+    assert grid_of(dilated, (64, 96)) == (4, 6)
+    assert not dilated.training
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(logits_of(dilated, activations_of(dilated, images)), dilated(images))
+
+
+def test_pooling_over_kept_cells_needs_more_than_one_cell() -> None:
+    with pytest.raises(CheckpointError, match="only one cell for an input of 32 x 32 px"):
+        tiny_classifier(MaskingMode.NONE, size=32, pooling="kept")
+
+
+def test_an_unknown_pooling_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="names the pooling 'most'"):
+        replace(findings_spec(MaskingMode.NONE), pooling="most")
 
 
 def test_probabilities_are_platt_scaled_logits() -> None:
     classifier = tiny_classifier(MaskingMode.NONE)
-    findings, _ = classifier.classify(noise_radiograph().pixels)
+    findings, _ = classifier.classify(PIXELS, all_of(PIXELS))
     expected = 1 / (1 + np.exp(-(1.2 * findings.logits.astype(np.float64) - 0.1)))
     np.testing.assert_allclose(findings.probabilities, expected, rtol=1e-6)
     assert findings.no_finding == pytest.approx(1 - expected.max())
@@ -74,7 +169,7 @@ def test_findings_say_which_labels_were_shown_to_beat_chance() -> None:
         "auroc_Nodule": Estimate(0.55, 0.501, 0.6, 20),
     }
     classifier = FindingClassifier(replace(spec, metrics=metrics), tiny_resnet())
-    findings, _ = classifier.classify(noise_radiograph().pixels)
+    findings, _ = classifier.classify(PIXELS, all_of(PIXELS))
     # Mass reaches down to chance, the last three were never measured.
     assert findings.beats_chance.tolist() == [False, True, False, False, False]
 
@@ -145,7 +240,7 @@ def test_other_networks_are_refused_in_words(architecture: str, message: str) ->
 
 def test_gradients_of_a_linear_head_are_its_weights() -> None:
     classifier = tiny_classifier(MaskingMode.NONE)
-    _, evidence = classifier.classify(noise_radiograph().pixels)
+    _, evidence = classifier.classify(PIXELS, all_of(PIXELS))
     found = head_gradients(classifier.network, evidence.activations)
     assert torch.equal(found, classifier.network.fc.weight)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLED
-from fakes import TinyEncoder, fake_pipeline, noise_radiograph, tiny_classifier
+from fakes import TinyEncoder, all_of, fake_pipeline, noise_radiograph, tiny_classifier
 
 from benchmarks.setting import PlainNetworks
 from cxrdemo import devices, engines
@@ -235,8 +235,8 @@ def test_a_part_run_elsewhere_is_what_the_classifier_uses() -> None:
         plain.spec, plain.network, later=lambda features: 2 * plain._later(features)
     )
     pixels = noise_radiograph().pixels
-    _, once = plain.classify(pixels)
-    _, twice = doubled.classify(pixels)
+    _, once = plain.classify(pixels, all_of(pixels))
+    _, twice = doubled.classify(pixels, all_of(pixels))
     torch.testing.assert_close(twice.activations, 2 * once.activations)
 
 

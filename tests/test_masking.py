@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrdemo.errors import GridMismatchError, NoLungsFoundError
-from cxrdemo.masking import Surroundings, apply_mask, kept_region, margin_levels
+from cxrdemo.inputs import KEPT_MEAN, InputSpec
+from cxrdemo.masking import (
+    Surroundings,
+    apply_mask,
+    cell_weights,
+    fill_level,
+    is_sparse,
+    kept_region,
+    margin_levels,
+    masked_input,
+)
 from cxrdemo.phantom import Phantom
 from cxrdemo.placement import Placement
 from cxrdemo.results import MaskingMode
@@ -170,3 +180,52 @@ def test_a_small_image_is_its_own_grid(lungs: np.ndarray) -> None:
     grown = Surroundings(lungs).within(one_px)
     cross = cv2.dilate(lungs.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
     assert not (cross.astype(bool) & ~grown).any()
+
+
+@given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.01, 0.99))
+def test_a_mean_fill_follows_from_the_kept_pixels_alone(seed: int, fraction: float) -> None:
+    rng = np.random.default_rng(seed)
+    pixels, others = rng.random((2, 70, 83), np.float32)
+    kept = rng.random(pixels.shape) < fraction
+    kept[0, 0] = True
+    level = fill_level(pixels, kept, KEPT_MEAN)
+    assert level == fill_level(np.where(kept, pixels, others), kept, KEPT_MEAN)
+    assert level == pytest.approx(pixels[kept].mean(dtype=np.float64), abs=1e-6)
+    assert fill_level(pixels, kept, 0.25) == 0.25
+
+
+def test_removed_pixels_and_bars_get_the_same_level() -> None:
+    spec = InputSpec(hw=(64, 64), fill=KEPT_MEAN)
+    pixels = np.random.default_rng(0).random((70, 140)).astype(np.float32)
+    kept = np.zeros(pixels.shape, bool)
+    kept[20:50, 30:60] = True
+    given = masked_input(pixels, kept, spec)
+    assert given.canvas[0, 0] == np.float32(given.fill)
+    assert given.canvas[32, 60] == pytest.approx(given.fill, abs=1e-6)
+    assert given.fill == pytest.approx(pixels[kept].mean(), abs=1e-6)
+    assert abs(given.canvas[30, 20] - given.fill) > 1e-3
+
+
+def test_a_masking_that_keeps_nothing_is_refused() -> None:
+    pixels = np.zeros((70, 70), np.float32)
+    with pytest.raises(NoLungsFoundError, match="keeps nothing"):
+        masked_input(pixels, np.zeros((70, 70), bool), InputSpec(hw=(64, 64)))
+    with pytest.raises(GridMismatchError):
+        masked_input(pixels, np.ones((70, 71), bool), InputSpec(hw=(64, 64)))
+
+
+def test_cells_count_from_the_half_on_that_is_kept() -> None:
+    shares = np.array([[0.0, 0.3], [0.75, 1.0]], np.float32)
+    np.testing.assert_array_equal(cell_weights(shares), [[0, 0], [0.5, 1]])
+    assert not is_sparse(shares)
+
+
+def test_where_no_cell_is_mostly_kept_each_counts_by_its_share() -> None:
+    sparse = np.array([[0.0, 0.3], [0.5, 0.1]], np.float32)
+    batch = np.stack([sparse, np.ones((2, 2), np.float32)])
+    weights = cell_weights(batch)
+    np.testing.assert_array_equal(weights[0], sparse)
+    np.testing.assert_array_equal(weights[1], 1)
+    assert is_sparse(batch).tolist() == [True, False]
+    with pytest.raises(NoLungsFoundError, match="keeps nothing"):
+        cell_weights(np.stack([sparse, np.zeros((2, 2), np.float32)]))

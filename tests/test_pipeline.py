@@ -27,6 +27,7 @@ from cxrdemo.checkpoints import CheckpointStore, file_sha256
 from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
 from cxrdemo.export import analysis_to_json
+from cxrdemo.inputs import KEPT_MEAN
 from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import Analyse, Pipeline, cam_in_lung
 from cxrdemo.placement import Placement
@@ -243,6 +244,39 @@ def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     replace(store, specs=(changed, *store.specs[1:])).save()
     with pytest.raises(CheckpointError, match="names the architecture 'unet'"):
         Pipeline.from_checkpoints(folder)
+
+
+def test_kept_cells_are_pooled_with_and_without_lungs() -> None:
+    parts = {
+        mode: tiny_classifier(mode, size=128, pooling="kept", fill=KEPT_MEAN)
+        for mode in MaskingMode
+    }
+    radiograph = noise_radiograph(hw=(160, 144))
+    analysis = Pipeline(EllipseSegmenter(), parts).analyse(radiograph)
+    assert not any("less than half" in warning for warning in analysis.warnings)
+    for reading in analysis.readings.values():
+        given = reading.saliency[0].placement.shares(reading.kept, (4, 4)) > 0.5
+        assert all(not heat.grid[~given].any() for heat in reading.saliency)
+    (only,) = Pipeline(BlindSegmenter(), parts).analyse(radiograph).readings.values()
+    assert only.mode is MaskingMode.NONE
+    assert only.findings.logits.tobytes() == (
+        analysis.readings[MaskingMode.NONE].findings.logits.tobytes()
+    )
+
+
+def test_a_mask_too_small_for_any_cell_is_read_with_a_remark() -> None:
+    parts = {MaskingMode.TIGHT: tiny_classifier(MaskingMode.TIGHT, size=128, pooling="kept")}
+    pipeline = Pipeline(EllipseSegmenter(), parts)
+    radiograph = noise_radiograph(hw=(160, 160))
+    found = pipeline.find_lungs(radiograph)
+    sides = np.zeros((160, 160), np.uint8)
+    sides[60:80, 60:75] = Side.RIGHT
+    analysis = pipeline.analyse(
+        radiograph, lungs=replace(found, sides=sides), maskings=[MaskingMode.TIGHT]
+    )
+    assert np.isfinite(analysis.readings[MaskingMode.TIGHT].findings.logits).all()
+    (remark,) = (w for w in analysis.warnings if "less than half of every cell" in w)
+    assert "'tight'" in remark
 
 
 def test_cam_in_lung_is_the_share_of_heat_inside() -> None:

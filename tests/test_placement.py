@@ -127,3 +127,37 @@ def test_labels_lie_within_a_pixel_of_the_mask(source: tuple[int, int], kind: st
         deep = cv2.erode(exact.astype(np.uint8), np.ones((3, 3)))
         assert (near[found] == 1).all()
         assert found[deep == 1].all()
+
+
+@pytest.mark.parametrize("source", SIZES)
+@pytest.mark.parametrize("kind", ["letterbox", "stretch"])
+@pytest.mark.parametrize("grid", [(7, 7), (14, 14), (9, 5)])
+def test_shares_are_the_mean_of_each_cell(
+    source: tuple[int, int], kind: str, grid: tuple[int, int]
+) -> None:
+    placement = Placement.make(kind, source, (224, 224))
+    mask = np.random.default_rng(0).random(source) > 0.6
+    canvas = placement.image(mask.astype(np.float32), fill=0)
+    shares = placement.shares(mask, grid)
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            # Weighted by how much of each pixel lies in the cell.
+            y, x = (
+                np.clip(
+                    np.minimum(np.arange(224) + 1, (i + 1) * 224 / n)
+                    - np.maximum(np.arange(224), i * 224 / n),
+                    0,
+                    1,
+                )
+                for i, n in ((row, grid[0]), (column, grid[1]))
+            )
+            expected = y @ canvas @ x / (y.sum() * x.sum())
+            assert shares[row, column] == pytest.approx(expected, abs=0.004)
+
+
+@pytest.mark.parametrize("canvas", [192, 224, 299, 320])
+@pytest.mark.parametrize("cells", [7, 8, 10, 12, 14])
+def test_a_share_of_all_is_exactly_one(canvas: int, cells: int) -> None:
+    placement = Placement.stretch((500, 411), (canvas, canvas))
+    assert (placement.shares(np.ones((500, 411), bool), (cells, cells)) == 1.0).all()
+    assert not placement.shares(np.zeros((500, 411), bool), (cells, cells)).any()

@@ -3,12 +3,20 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from fakes import BlindSegmenter, fake_pipeline, noise_radiograph
+from fakes import (
+    BlindSegmenter,
+    EllipseSegmenter,
+    fake_pipeline,
+    noise_radiograph,
+    tiny_classifier,
+)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cxrdemo.inputs import KEPT_MEAN
 from cxrdemo.labels import NOTICE
 from cxrdemo.masking import apply_mask
+from cxrdemo.pipeline import Pipeline
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.rendering import (
@@ -125,6 +133,16 @@ def test_masked_view_is_exactly_what_the_classifier_was_given(
     shown = masked_view(analysis.radiograph, reading)
     np.testing.assert_array_equal(shown[..., 1], np.rint(given * 255).astype(np.uint8))
     assert shown[~reading.kept].max(initial=0) == 0
+
+
+def test_masked_view_shows_the_fill_that_the_classifier_was_given() -> None:
+    parts = {MaskingMode.TIGHT: tiny_classifier(MaskingMode.TIGHT, fill=KEPT_MEAN)}
+    analysis = Pipeline(EllipseSegmenter(), parts).analyse(noise_radiograph(), maskings=[*parts])
+    reading = analysis.readings[MaskingMode.TIGHT]
+    mean = analysis.radiograph.pixels[reading.kept].mean()
+    assert reading.fill == pytest.approx(mean, abs=1e-6)
+    shown = masked_view(analysis.radiograph, reading)
+    assert (shown[~reading.kept] == round(255 * float(mean))).all()
 
 
 def test_for_display_shrinks_all_grids_alike(analysis: Analysis) -> None:

@@ -41,7 +41,7 @@ from training.measures.figures import (
 )
 from training.measures.scoring import (
     Outputs,
-    given,
+    kept_by,
     load_classifiers,
     lungs_of,
     measure_lungs,
@@ -253,7 +253,8 @@ def _example(
     lungs = None if masks is None else lungs_of(case, masks, radiograph.pixels.shape)
     heats, titles = [], []
     for mode, classifier in classifiers.items():
-        findings, evidence = classifier.classify(given(classifier, radiograph.pixels, lungs))
+        kept = kept_by(classifier, radiograph.hw, lungs)
+        findings, evidence = classifier.classify(radiograph.pixels, kept)
         heats.append(explain(classifier, evidence)[column])
         titles.append(f"{mode}: {findings.probabilities[column]:.2f}")
     peak = max(heat.peak for heat in heats)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from cxrdemo.inputs import InputSpec, normalise, place
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
-from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, fill_level, kept_region
 from cxrdemo.results import MaskingMode
 from training.engine.draws import Draw
 from training.errors import DataError
@@ -125,7 +125,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             pixels = change_grey(pixels, change)
         if lungs is not None:
             kept = kept_region(lungs, mode=mode, margin=margin)
-            pixels = apply_mask(pixels, kept, fill=self._spec.fill)
+            pixels = apply_mask(pixels, kept, fill=fill_level(pixels, kept, self._spec.fill))
         if change is not None:
             pixels = warp_image(pixels, change)
         canvas, _ = place(pixels, self._spec)

@@ -15,7 +15,7 @@ from cxrdemo.classifier import FindingClassifier, build_network
 from cxrdemo.errors import CheckpointError
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
-from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
+from cxrdemo.masking import DEFAULT_MARGIN, kept_region
 from cxrdemo.pipeline import cam_in_lung
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask, MaskingMode
@@ -143,9 +143,9 @@ def run_classifier(
     for case in tqdm(cases, unit="image", desc=str(classifier.mode)):
         pixels = read_radiograph(case.image).pixels
         lungs = None if masks is None else lungs_of(case, masks, pixels.shape)
-        pixels = given(classifier, pixels, lungs, region=region)
+        kept = kept_by(classifier, pixels.shape, lungs, region=region)
         start = time.perf_counter()
-        findings, evidence = classifier.classify(pixels)
+        findings, evidence = classifier.classify(pixels, kept)
         seconds.append(time.perf_counter() - start)
         logits.append(findings.logits)
         on_canvas = None if lungs is None else evidence.placement.mask(lungs)
@@ -219,18 +219,18 @@ def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
     return loaded
 
 
-def given(
+def kept_by(
     classifier: FindingClassifier,
-    pixels: NDArray[np.float32],
+    hw: tuple[int, ...],
     lungs: NDArray[np.bool_] | None,
     *,
     region: Region | None = None,
-) -> NDArray[np.float32]:
-    """What a classifier is given of an image; all of it where no lungs are known."""
+) -> NDArray[np.bool_]:
+    """What a classifier is given of an image of `hw`; all of it where no lungs are known."""
     if lungs is None:
-        return pixels
+        return np.ones(hw, bool)
     kept = region or inside(classifier.mode, classifier.spec.margin or DEFAULT_MARGIN)
-    return apply_mask(pixels, kept(lungs), fill=classifier.spec.inputs.fill)
+    return kept(lungs)
 
 
 def inside(mode: MaskingMode, margin: float) -> Region:
