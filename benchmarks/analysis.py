@@ -113,9 +113,7 @@ def files(setting: Setting, count: int = 24) -> list[Row]:
 
         def one_by_one(paths: list[Path], pipeline: Pipeline = pipeline) -> None:
             for path in paths:
-                radiograph = read_radiograph(path)
-                analysis = pipeline.analyse(radiograph)
-                check(radiograph, analysis.lungs)
+                pipeline.analyse(read_radiograph(path))
 
         def together(paths: list[Path], pipeline: Pipeline = pipeline) -> None:
             for _ in batch.read_files(pipeline, paths, ALL_MASKINGS[0]):

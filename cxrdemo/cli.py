@@ -145,13 +145,11 @@ def _analyse_one(
 ) -> None:
     """Writes OUT.json, OUT.mask.png and OUT.figure.png for one file."""
     from cxrdemo.files import read_radiograph
-    from cxrdemo.gate import check
     from cxrdemo.rendering import encode_png, figure_png
 
     radiograph = read_radiograph(path)
     analysis = pipeline.analyse(radiograph, maskings=maskings, margin=margin, method=method)
-    doubts = check(radiograph, analysis.lungs)
-    for doubt in doubts:
+    for doubt in analysis.doubts:
         print(f"{path}: doubtful input: {doubt.message}", file=sys.stderr)
     for warning in analysis.warnings:
         print(f"{path}: warning: {warning}", file=sys.stderr)
@@ -160,7 +158,7 @@ def _analyse_one(
         out.with_name(f"{out.name}.mask.png").write_bytes(encode_png(mask))
     out.with_name(f"{out.name}.figure.png").write_bytes(figure_png(analysis))
     # Last, so that a JSON without an error means that all three are there.
-    out.with_name(f"{out.name}.json").write_bytes(json_bytes(analysis_to_json(analysis, doubts)))
+    out.with_name(f"{out.name}.json").write_bytes(json_bytes(analysis_to_json(analysis)))
 
 
 def _list_checkpoints(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,22 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo import __version__
-from cxrdemo.gate import Doubt
 from cxrdemo.labels import NOTICE
 from cxrdemo.rendering import encode_png, figure_png
-from cxrdemo.results import Analysis, LungMask, Reading, Side
+from cxrdemo.results import Analysis, LungMask, MaskingMode, Side
 
 SCHEMA: Final = "cxrdemo-analysis/2"
 
 
-def analysis_to_json(
-    analysis: Analysis, doubts: Sequence[Doubt] = (), *, name: str = "", sha256: str = ""
-) -> dict[str, Any]:
+def analysis_to_json(analysis: Analysis, *, name: str = "", sha256: str = "") -> dict[str, Any]:
     """Everything but the arrays, in plain JSON types; a number that does not exist is null.
 
     Args:
         analysis: What was found.
-        doubts: Why the image may not be one that the models can read, see `gate.check`.
         name: Of the file, as the user would recognise it; empty if it is not known.
         sha256: Of the file's bytes, lower-case hex; empty if it is not known.
 
@@ -45,7 +41,7 @@ def analysis_to_json(
     spacing = analysis.radiograph.spacing_mm
     return {
         **_head(name, sha256),
-        "doubts": [{"kind": doubt.kind, "message": doubt.message} for doubt in doubts],
+        "doubts": [{"kind": doubt.kind, "message": doubt.message} for doubt in analysis.doubts],
         "source": {
             "kind": source.kind,
             "bit_depth": source.bit_depth,
@@ -56,7 +52,7 @@ def analysis_to_json(
             "tags": dict(source.tags),
         },
         "lungs": None if analysis.lungs is None else _lungs(analysis.lungs, spacing),
-        "maskings": {str(mode): _reading(r) for mode, r in analysis.readings.items()},
+        "maskings": {str(mode): _reading(analysis, mode) for mode in analysis.readings},
         "checkpoints": [
             {
                 "role": use.role,
@@ -211,14 +207,11 @@ def heat_npz(analysis: Analysis) -> bytes:
     return stream.getvalue()
 
 
-def case_archive(
-    analysis: Analysis, doubts: Sequence[Doubt] = (), *, name: str = "", sha256: str = ""
-) -> bytes:
+def case_archive(analysis: Analysis, *, name: str = "", sha256: str = "") -> bytes:
     """All that is known about one image, in one ZIP. The image itself is not in it.
 
     Args:
         analysis: What was found.
-        doubts: As for `analysis_to_json`, with `name` and `sha256`.
         name: Of the file.
         sha256: Of the file's bytes.
 
@@ -227,7 +220,7 @@ def case_archive(
         readings `heat.npz`. The same analysis gives the same bytes but for the date.
     """
     parts = {
-        "analysis.json": json_bytes(analysis_to_json(analysis, doubts, name=name, sha256=sha256)),
+        "analysis.json": json_bytes(analysis_to_json(analysis, name=name, sha256=sha256)),
         "figure.png": figure_png(analysis),
     }
     if analysis.lungs is not None:
@@ -269,7 +262,8 @@ def _lungs(lungs: LungMask, spacing: tuple[float, float] | None) -> dict[str, An
     return record
 
 
-def _reading(reading: Reading) -> dict[str, Any]:
+def _reading(analysis: Analysis, mode: MaskingMode) -> dict[str, Any]:
+    reading = analysis.readings[mode]
     findings = reading.findings
     return {
         "margin": reading.margin,
@@ -280,7 +274,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
                 "logit": float(findings.logits[i]),
                 "probability": float(findings.probabilities[i]),
                 "threshold": float(findings.thresholds[i]),
-                "above": bool(findings.above[i]),
+                "above": analysis.verdict(mode, i),
                 "beats_chance": bool(findings.beats_chance[i]),
             }
             for i, label in enumerate(findings.labels)

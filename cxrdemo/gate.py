@@ -13,7 +13,7 @@ range (0 at the 5th, 1 at the 95th percentile), so that neither resolution nor e
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import cv2
 import numpy as np
@@ -22,12 +22,7 @@ from numpy.typing import NDArray
 from cxrdemo.errors import GridMismatchError
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph, Remedy
-from cxrdemo.results import LungMask, Side, bounding_box
-
-Kind = Literal[
-    "small", "dark", "colour", "not-a-chest-x-ray", "inverted", "rotated", "lateral", "clipped",
-    "mask",
-]  # fmt: skip
+from cxrdemo.results import Doubt, LungMask, Side, bounding_box
 
 MIN_JUDGED_PX: Final = 224
 """The classifiers see 224 px; below that there is less to see than they were trained on."""
@@ -143,21 +138,6 @@ _BAND: Final = 0.2
 
 FloatImage = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """One reason why no number may be shown.
-
-    Attributes:
-        kind: Which rule.
-        message: What is seen and what to do, in words for the user.
-        remedy: What would mend it, where that can be told; offered, never applied unasked.
-    """
-
-    kind: Kind
-    message: str
-    remedy: Remedy | None = None
 
 
 def check(radiograph: Radiograph, lungs: LungMask | None) -> tuple[Doubt, ...]:

@@ -30,6 +30,7 @@ from cxrdemo.classifier import (
 from cxrdemo.devices import AskedPrecision, Precision, precision_for
 from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
+from cxrdemo.gate import check
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, is_sparse, kept_region
 from cxrdemo.placement import Placement
@@ -321,7 +322,15 @@ class Pipeline:
         clock: dict[str, float] = {}
         warnings = [*radiograph.source.warnings, *self._notes]
         with _timed(clock, "lungs"):
-            lungs = self._lungs_or_warning(radiograph, lungs, warnings)
+            if lungs is None and self._segmenter:
+                lungs = self._find(self._segmenter, radiograph).lungs
+        with _timed(clock, "doubts"):
+            doubts = check(radiograph, lungs)
+        if lungs is None:
+            warnings.append("No lung segmenter is installed: there is no lung mask.")
+        else:
+            warnings.extend(f"Lung mask: {reason}" for reason in lungs.quality.reasons)
+            lungs = None if lungs.is_empty else lungs
         on_canvas = _on_canvases(lungs)
         readings, unread = {}, []
         for mode in (m for m in ALL_MASKINGS if m in maskings):
@@ -351,6 +360,7 @@ class Pipeline:
             checkpoints=self._checkpoints_used(readings),
             seconds=clock,
             warnings=tuple(warnings),
+            doubts=doubts,
         )
 
     def find_lungs(self, radiograph: Radiograph) -> LungMask:
@@ -383,17 +393,6 @@ class Pipeline:
         first = self._coarse.find_lungs(self._coarse.embed(radiograph))
         boxes = _lung_boxes(first)
         return Found(segmenter.find_lungs(embedding, boxes=boxes) if boxes else first, embedding)
-
-    def _lungs_or_warning(
-        self, radiograph: Radiograph, lungs: LungMask | None, warnings: list[str]
-    ) -> LungMask | None:
-        if lungs is None:
-            if self._segmenter is None:
-                warnings.append("No lung segmenter is installed: there is no lung mask.")
-                return None
-            lungs = self._find(self._segmenter, radiograph).lungs
-        warnings.extend(f"Lung mask: {reason}" for reason in lungs.quality.reasons)
-        return None if lungs.is_empty else lungs
 
     def _read(
         self,

@@ -20,10 +20,13 @@ from cxrdemo.labels import FINDINGS, NO_FINDING, NOTICE, display_name
 from cxrdemo.masking import apply_mask
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import MIN_READABLE_PX, Radiograph
-from cxrdemo.results import Analysis, Findings, LungMask, Reading, SaliencyMap, Side
+from cxrdemo.results import Analysis, LungMask, MaskingMode, Reading, SaliencyMap, Side
 
 UNPROVEN: Final = "not shown to beat chance"
 """Stands where a verdict would, for a finding that the weights do not rank better than chance."""
+
+DOUBTFUL: Final = "doubtful image"
+"""Stands where a verdict would, for an image that the models may not be able to read."""
 
 SIDE_COLOURS: Final[Mapping[Side, tuple[int, int, int]]] = {
     Side.RIGHT: (86, 180, 233),
@@ -163,15 +166,18 @@ def on_display(lungs: LungMask, placement: Placement) -> LungMask:
     return replace(lungs, sides=placement.labels(lungs.sides))
 
 
-def verdict(findings: Findings, index: int) -> str:
+def verdict(analysis: Analysis, mode: MaskingMode, index: int) -> str:
     """Probability and threshold of one label in words, such as "0.31 (below 0.42)".
 
-    Where the weights were not shown to know the finding, this says so in place of a verdict.
+    Where `Analysis.verdict` gives none, the reason stands in its place.
     """
-    if not findings.beats_chance[index]:
-        return f"{findings.probabilities[index]:.2f} ({UNPROVEN})"
-    word = "above" if findings.above[index] else "below"
-    return f"{findings.probabilities[index]:.2f} ({word} {findings.thresholds[index]:.2f})"
+    findings = analysis.readings[mode].findings
+    called = analysis.verdict(mode, index)
+    if called is not None:
+        words = f"{'above' if called else 'below'} {findings.thresholds[index]:.2f}"
+    else:
+        words = DOUBTFUL if analysis.doubts else UNPROVEN
+    return f"{findings.probabilities[index]:.2f} ({words})"
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
@@ -187,30 +193,34 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 def figure(analysis: Analysis) -> Figure:
     """One page for a report: a row per masking, the masked view and the heat of each label.
 
-    Without a reading the page holds the X-ray alone and says that there is no finding. The figure
+    Doubts about the image stand at the head, and then no finding has a verdict. Without a reading
+    the page holds the X-ray alone and says that there is no finding. The figure
     is not known to pyplot, so nothing has to be closed. Its pictures are placed pixel by pixel:
     save it at its own resolution.
     """
     shown = for_display(analysis, longest_px=_TILE_PX)
     height, width = shown.radiograph.hw
-    small_print = _small_print(analysis)
+    small_print, doubts = _small_print(analysis), _doubts(analysis)
     readings = list(shown.readings.values())
     rows, columns = max(1, len(readings)), 1 + len(FINDINGS) if readings else 1
     cell = max(width, _LEAST_CELL_PX) + _GAP_PX
+    head = _HEAD_PX + _LINE_PX * len(doubts)
     foot = _LINE_PX * (small_print.count("\n") + 1) + _GAP_PX
     sheet = _Sheet(
         width=max(_LEAST_WIDTH_PX, _GAP_PX + columns * cell + _BAR_PX),
-        height=_HEAD_PX + rows * (height + _TITLE_PX) + foot,
+        height=head + rows * (height + _TITLE_PX) + foot,
     )
-    sheet.write(sheet.width / 2, 8, NOTICE, size=12, color="firebrick", weight="bold", ha="center")
-    sheet.write(sheet.width / 2, sheet.height - foot, small_print, size=7, ha="center")
+    middle = sheet.width / 2
+    sheet.write(middle, 8, NOTICE, size=12, color="firebrick", weight="bold", ha="center")
+    sheet.write(middle, _HEAD_PX - 4, "\n".join(doubts), size=7, color="firebrick", ha="center")
+    sheet.write(middle, sheet.height - foot, small_print, size=7, ha="center")
     if not readings:
         picture = _with_outline(grey(shown.radiograph), shown.lungs)
         title = "No classifier has read this image: no finding is shown."
-        sheet.tile(sheet.width / 2, _HEAD_PX, picture, title)
+        sheet.tile(middle, head, picture, title)
         return sheet.page
     for row, reading in enumerate(readings):
-        top = _HEAD_PX + row * (height + _TITLE_PX)
+        top = head + row * (height + _TITLE_PX)
         pictures = [
             (
                 _with_outline(masked_view(shown.radiograph, reading), shown.lungs),
@@ -218,14 +228,14 @@ def figure(analysis: Analysis) -> Figure:
             )
         ]
         for index, heat in enumerate(reading.saliency):
-            words = f"{display_name(heat.label)}\n{verdict(reading.findings, index)}"
+            words = f"{display_name(heat.label)}\n{verdict(analysis, reading.mode, index)}"
             pictures.append((heat_overlay(shown.radiograph, heat, peak=shown.peak), words))
         for column, (picture, title) in enumerate(pictures):
             sheet.tile(_GAP_PX + (column + 0.5) * cell, top, picture, title)
     method = readings[0].saliency[0].method
     sheet.scale(
         sheet.width - _BAR_PX,
-        _HEAD_PX + _TITLE_PX,
+        head + _TITLE_PX,
         height=rows * (height + _TITLE_PX) - _TITLE_PX,
         peak=shown.peak,
         words=f"{method} heat, one scale shared by all labels and maskings",
@@ -300,6 +310,12 @@ def _outlined(image: NDArray[np.uint8], lungs: LungMask) -> NDArray[np.uint8]:
 
 def _with_outline(image: NDArray[np.uint8], lungs: LungMask | None) -> NDArray[np.uint8]:
     return image if lungs is None else _outlined(image, lungs)
+
+
+def _doubts(analysis: Analysis) -> list[str]:
+    """Why the image may not be one that the models can read, in wrapped lines."""
+    messages = [f"Doubtful image: {doubt.message}" for doubt in analysis.doubts]
+    return [line for message in messages for line in textwrap.wrap(message, _SMALL_PRINT_WIDTH)]
 
 
 def _small_print(analysis: Analysis) -> str:

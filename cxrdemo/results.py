@@ -6,14 +6,14 @@ Sides are the patient's: the patient's right lung lies on the left of a frontal 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo.errors import GridMismatchError
 from cxrdemo.placement import Placement
-from cxrdemo.radiograph import Radiograph
+from cxrdemo.radiograph import Radiograph, Remedy
 
 GRAD_CAM: Final = "Grad-CAM"
 
@@ -38,6 +38,27 @@ class Side(IntEnum):
 
     RIGHT = 1
     LEFT = 2
+
+
+DoubtKind = Literal[
+    "small", "dark", "colour", "not-a-chest-x-ray", "inverted", "rotated", "lateral", "clipped",
+    "mask",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One reason why the models may not be able to read an image, see `gate.check`.
+
+    Attributes:
+        kind: Which rule.
+        message: What is seen and what to do, in words for the user.
+        remedy: What would mend it, where that can be told; offered, never applied unasked.
+    """
+
+    kind: DoubtKind
+    message: str
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +170,10 @@ class Findings:
 
     @property
     def above(self) -> NDArray[np.bool_]:
-        """Whether each probability reaches its threshold, bool (K,)."""
+        """Whether each probability reaches its threshold, bool (K,).
+
+        A comparison of numbers; whether it may be told is for `Analysis.verdict` to say.
+        """
         return self.probabilities >= self.thresholds
 
 
@@ -244,6 +268,7 @@ class Analysis:
         checkpoints: The weights that took part.
         seconds: Wall time per stage.
         warnings: In words for the user: reading, mask, skipped maskings.
+        doubts: Why the models may not be able to read the image, strongest first.
     """
 
     radiograph: Radiograph
@@ -252,6 +277,7 @@ class Analysis:
     checkpoints: tuple[CheckpointUse, ...]
     seconds: Mapping[str, float]
     warnings: tuple[str, ...]
+    doubts: tuple[Doubt, ...] = ()
 
     def __post_init__(self) -> None:
         if self.lungs is not None and self.lungs.sides.shape != self.radiograph.pixels.shape:
@@ -263,3 +289,19 @@ class Analysis:
     def peak(self) -> float:
         """Largest saliency over all labels and maskings: the shared scale of the heat maps."""
         return max((m.peak for r in self.readings.values() for m in r.saliency), default=0.0)
+
+    def verdict(self, mode: MaskingMode, index: int) -> bool | None:
+        """Whether a finding is called; the one place that decides what is withheld.
+
+        Args:
+            mode: A masking that was read.
+            index: Of the finding, in the order of its labels.
+
+        Returns:
+            None where nothing may be said: the image is doubtful, or the weights were not shown to
+            rank the finding better than chance.
+        """
+        findings = self.readings[mode].findings
+        if self.doubts or not findings.beats_chance[index]:
+            return None
+        return bool(findings.above[index])

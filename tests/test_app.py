@@ -26,14 +26,13 @@ from fakes import (
 from cxrdemo.checkpoints import CheckpointStore, Estimate, OperatingPoint
 from cxrdemo.errors import CheckpointError
 from cxrdemo.examples import EXAMPLES, Example
-from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph, Source
 from cxrdemo.rendering import grey
-from cxrdemo.results import MaskingMode
-from cxrdemo.ui import batch, panels, viewer
+from cxrdemo.results import Doubt, MaskingMode
 from cxrdemo.ui import page as page_module
+from cxrdemo.ui import panels, viewer
 from cxrdemo.ui.loading import LoadingPipeline
 from cxrdemo.ui.page import (
     Session,
@@ -69,8 +68,7 @@ def _close_event_loops() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _accept_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes' two ellipses are no lungs, and the gate would say so."""
-    monkeypatch.setattr(page_module, "check", lambda *_: ())
-    monkeypatch.setattr(batch, "check", lambda *_: ())
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +233,7 @@ def test_a_doubtful_image_shows_no_number_until_the_user_asks(
     monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline
 ) -> None:
     doubt = Doubt("inverted", "Bones are dark.")
-    monkeypatch.setattr(page_module, "check", lambda *_: (doubt,))
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
     steps = opened(pipeline)
     payload = last_payload(steps)
     assert payload["doubts"] == [doubt.message]
@@ -339,7 +337,8 @@ def test_a_batch_reads_every_file_and_names_the_bad_one(
 def test_a_batch_withholds_the_numbers_of_a_doubtful_image(
     monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(batch, "check", lambda *_: (Doubt("inverted", "Bones are dark."),))
+    doubt = Doubt("inverted", "Bones are dark.")
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
     path = uploaded(tmp_path, DICOM.read_bytes(), "inverted.dcm")
     *_, (table, _, done) = read_batch(pipeline, [path], "none")
     assert table == [["inverted.dcm", *[""] * 6, "Withheld: Bones are dark."]]

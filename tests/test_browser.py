@@ -26,13 +26,12 @@ from cxrdemo.checkpoints import Estimate, OperatingPoint
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.examples import EXAMPLES
 from cxrdemo.files import read_radiograph
-from cxrdemo.gate import Doubt
 from cxrdemo.labels import FINDINGS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.rendering import encode_png, grey, heat_overlay, masked_view
-from cxrdemo.results import Analysis, MaskingMode
+from cxrdemo.results import Analysis, Doubt, MaskingMode
 from cxrdemo.ui import page as page_module
 from cxrdemo.ui.page import build_ui, launch_options
 
@@ -107,7 +106,7 @@ def _classifier(mode: MaskingMode) -> FindingClassifier:
 @pytest.fixture(autouse=True)
 def _accept_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes' two ellipses are no lungs, and the gate would say so."""
-    monkeypatch.setattr(page_module, "check", lambda *_: ())
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
 
 
 class Watched:
@@ -570,7 +569,7 @@ def test_stop_stops_and_no_late_result_is_shown(
     assert probed == []
     # Nothing can be asked about a half-read image, and the next one is read as ever.
     monkeypatch.undo()
-    monkeypatch.setattr(page_module, "check", lambda *_: ())
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
     upload(tab, phantom_png(2))
     expect(numbers(tab)).to_have_count(len(FINDINGS) + 1)
 
@@ -661,7 +660,7 @@ def test_a_doubtful_image_shows_its_numbers_on_request(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doubt = Doubt("inverted", "Bones are dark.")
-    monkeypatch.setattr(page_module, "check", lambda *_: (doubt,))
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
     tab = watched.open()
     choose(tab, phantom_png(1))
     expect(tab.locator(".cxv-accept")).to_be_visible()
@@ -680,7 +679,7 @@ def test_axe_finds_nothing_to_complain_about(
         "axe_playwright_python.sync_playwright", reason="axe is missing"
     ).Axe()
     doubt = Doubt("inverted", "Bones are dark.")
-    monkeypatch.setattr(page_module, "check", lambda *_: (doubt,))
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
     found = []
 
     def look(tab: Any, state: str) -> None:

@@ -23,7 +23,7 @@ from cxrdemo.export import (
     rows_of_record,
     write_csv,
 )
-from cxrdemo.results import Analysis, MaskingMode
+from cxrdemo.results import Analysis, Doubt, MaskingMode
 
 SHA256 = "ab" * 32
 HW = (160, 144)
@@ -93,6 +93,25 @@ def test_the_schema_refuses_what_is_no_record(analysis: Analysis, spoil) -> None
     record = json.loads(json_bytes(record_of(analysis)))
     spoil(record)
     assert list(validator().iter_errors(record))
+
+
+def test_no_record_gives_a_verdict_on_a_doubtful_image_or_by_unproven_weights(
+    analysis: Analysis,
+) -> None:
+    reading = analysis.readings[MaskingMode.NONE]
+    proven = np.array([True, False, True, True, True])
+    certain = np.ones(5, np.float32)
+    findings = replace(reading.findings, beats_chance=proven, probabilities=certain)
+    sure = replace(
+        analysis, readings={MaskingMode.NONE: replace(reading, findings=findings)}, doubts=()
+    )
+    doubtful = replace(sure, doubts=(Doubt("inverted", "Bones are dark."),))
+    for one, expected in ((sure, [True, None, True, True, True]), (doubtful, [None] * 5)):
+        record = record_of(one)
+        assert [f["above"] for f in record["maskings"]["none"]["findings"]] == expected
+        assert [row["above"] for row in rows_of_record(record)] == expected
+    assert record["doubts"] == [{"kind": "inverted", "message": "Bones are dark."}]
+    assert {row["doubts"] for row in rows_of_record(record)} == {"Bones are dark."}
 
 
 def test_a_name_that_is_no_utf8_survives_as_json() -> None:

@@ -27,6 +27,7 @@ from cxrdemo.checkpoints import CheckpointStore, file_sha256
 from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
 from cxrdemo.export import analysis_to_json
+from cxrdemo.gate import check
 from cxrdemo.inputs import KEPT_MEAN
 from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import Analyse, Pipeline, cam_in_lung
@@ -244,6 +245,17 @@ def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     replace(store, specs=(changed, *store.specs[1:])).save()
     with pytest.raises(CheckpointError, match="names the architecture 'unet'"):
         Pipeline.from_checkpoints(folder)
+
+
+def test_every_analysis_carries_its_doubts(phantom: Phantom) -> None:
+    pipeline, noise = fake_pipeline(), noise_radiograph()
+    doubts = pipeline.analyse(noise).doubts
+    assert doubts == check(noise, pipeline.find_lungs(noise)) != ()
+    assert pipeline.side_by_side(lambda analyse, one: analyse(one).doubts, [noise]) == [doubts]
+    found = fake_pipeline(BlindSegmenter()).analyse(phantom.radiograph)
+    assert [doubt.kind for doubt in found.doubts] == ["not-a-chest-x-ray"], "no lung was found"
+    unseen = Pipeline(None, {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)})
+    assert unseen.analyse(phantom.radiograph).doubts == ()
 
 
 def test_kept_cells_are_pooled_with_and_without_lungs() -> None:

@@ -12,6 +12,7 @@ from fakes import (
 )
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from cxrdemo.inputs import KEPT_MEAN
 from cxrdemo.labels import NOTICE
@@ -32,7 +33,7 @@ from cxrdemo.rendering import (
     masked_view,
     verdict,
 )
-from cxrdemo.results import Analysis, MaskingMode, SaliencyMap, Side
+from cxrdemo.results import Analysis, Doubt, MaskingMode, SaliencyMap, Side
 
 HW = (160, 144)
 
@@ -172,25 +173,43 @@ def test_for_display_of_a_strip_stays_a_radiograph() -> None:
     assert for_display(strip, longest_px=300).radiograph.hw == (64, 300)
 
 
+def with_findings(analysis: Analysis, **changes: np.ndarray) -> Analysis:
+    """The same analysis, not doubtful, whose masking NONE gave other numbers."""
+    reading = analysis.readings[MaskingMode.NONE]
+    reading = replace(reading, findings=replace(reading.findings, **changes))
+    return replace(analysis, readings={MaskingMode.NONE: reading}, doubts=())
+
+
 def test_verdict_reaches_above_at_the_threshold(analysis: Analysis) -> None:
-    findings = replace(
-        analysis.readings[MaskingMode.NONE].findings,
+    sure = with_findings(
+        analysis,
         probabilities=np.array([0.31, 0.42, 0.9, 0.0, 1.0], np.float32),
         thresholds=np.full(5, 0.42, np.float32),
     )
-    assert verdict(findings, 0) == "0.31 (below 0.42)"
-    assert verdict(findings, 1) == "0.42 (above 0.42)"
+    assert verdict(sure, MaskingMode.NONE, 0) == "0.31 (below 0.42)"
+    assert verdict(sure, MaskingMode.NONE, 1) == "0.42 (above 0.42)"
 
 
-def test_verdict_is_withheld_where_the_weights_were_not_shown_to_beat_chance(
+def test_no_verdict_without_weights_shown_to_beat_chance_or_on_a_doubtful_image(
     analysis: Analysis,
 ) -> None:
-    findings = replace(
-        analysis.readings[MaskingMode.NONE].findings, beats_chance=np.zeros(5, np.bool_)
-    )
-    assert "not shown to beat chance" in verdict(findings, 0)
-    assert "above" not in verdict(findings, 0)
-    assert "below" not in verdict(findings, 0)
+    unproven = with_findings(analysis, beats_chance=np.zeros(5, np.bool_))
+    doubtful = replace(with_findings(analysis), doubts=(Doubt("mask", "No outline."),))
+    for one, reason in ((unproven, "not shown to beat chance"), (doubtful, "doubtful image")):
+        words = verdict(one, MaskingMode.NONE, 0)
+        assert reason in words
+        assert "above" not in words
+        assert "below" not in words
+        assert one.verdict(MaskingMode.NONE, 0) is None
+
+
+def test_the_figure_of_a_doubtful_image_says_so_and_gives_no_verdict(analysis: Analysis) -> None:
+    doubtful = replace(analysis, doubts=(Doubt("mask", "The outline is odd."),))
+    words = " ".join(text.get_text() for text in figure(doubtful).findobj(Text))
+    assert "Doubtful image: The outline is odd." in words
+    assert words.count("(doubtful image)") == 15
+    assert "above 0" not in words
+    assert "below 0" not in words
 
 
 def test_png_keeps_colour_and_grey() -> None:

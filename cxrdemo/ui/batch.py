@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import rows_of, write_csv
 from cxrdemo.files import read_radiograph
-from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS, NO_FINDING
 from cxrdemo.results import Analysis, MaskingMode
 
@@ -50,13 +49,12 @@ def _read_file(
     """A file's row of the table and its rows of the CSV."""
     blank = [""] * (len(FINDINGS) + 1)
     try:
-        radiograph = read_radiograph(path)
-        analysis = analyse(radiograph)
+        analysis = analyse(read_radiograph(path))
     except CxrDemoError as error:
         return [path.name, *blank, str(error)], [{"file": path.name, "error": str(error)}]
     finally:
         path.unlink(missing_ok=True)
-    doubts = " ".join(doubt.message for doubt in check(radiograph, analysis.lungs))
+    doubts = " ".join(doubt.message for doubt in analysis.doubts)
     if doubts:
         # As on the Read tab, where a user may ask for the numbers all the same.
         withheld = f"Withheld: {doubts}"
@@ -73,6 +71,7 @@ def _cells(analysis: Analysis, mode: MaskingMode) -> list[str]:
     findings = reading.findings
     cells = []
     for index, value in enumerate(findings.probabilities):
-        mark = "?" if not findings.beats_chance[index] else "above" * bool(findings.above[index])
+        called = analysis.verdict(mode, index)
+        mark = "?" if called is None else "above" * called
         cells.append(f"{value:.2f} {mark}".strip())
     return [*cells, f"{findings.no_finding:.2f}", remarks]

@@ -21,7 +21,6 @@ import gradio as gr
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.files import read_radiograph
-from cxrdemo.gate import check
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import ALL_MASKINGS, Analysis, MaskingMode
 from cxrdemo.ui import batch, panels
@@ -79,7 +78,6 @@ class Session:
         analysis: What is shown.
         found: The mask and the embedding to correct it from; None without a segmenter.
         history: Masks before each correction, the automatic one first.
-        doubts: Why the image may not be one that the models can read.
         accepted: Whether the user asked for the numbers in spite of the doubts.
     """
 
@@ -87,13 +85,12 @@ class Session:
     analysis: Analysis
     found: Found | None
     history: tuple[Found, ...] = ()
-    doubts: tuple[str, ...] = ()
     accepted: bool = False
 
     @property
     def withheld(self) -> bool:
         """Whether no number is shown."""
-        return bool(self.doubts) and not self.accepted
+        return bool(self.analysis.doubts) and not self.accepted
 
 
 @dataclass
@@ -375,11 +372,10 @@ def _open(pipeline: Pipeline, radiograph: Radiograph) -> Iterator[Shown]:
     yield gr.skip(), _payload(**parts), panels.note(stage), gr.skip()
     found = pipeline.find(radiograph) if pipeline.segmenter_spec else None
     lungs = found.lungs if found else None
-    doubts = tuple(doubt.message for doubt in check(radiograph, lungs))
     parts |= lungs_part(replace(bare, lungs=lungs)) | {"stage": "Reading the findings…"}
     yield gr.skip(), _payload(**parts), panels.note("Reading the findings…"), gr.skip()
     analysis = pipeline.analyse(radiograph, lungs=lungs)
-    session = Session(study, analysis, found, doubts=doubts)
+    session = Session(study, analysis, found)
     for kept, more, *rest in _with_probes(pipeline, session):
         parts = parts | more
         yield kept, parts, *rest
@@ -392,8 +388,7 @@ def _read_again(pipeline: Pipeline, session: Session) -> Iterator[Shown]:
     loose = session.analysis.readings.get(MaskingMode.LOOSE)
     analysis = pipeline.analyse(radiograph, lungs=lungs, margin=loose.margin if loose else None)
     # A mask made by hand answers the doubts about the automatic one, and only those.
-    doubts = tuple(doubt.message for doubt in check(radiograph, lungs))
-    session = replace(session, analysis=analysis, doubts=doubts)
+    session = replace(session, analysis=analysis)
     yield from _with_probes(pipeline, session, **lungs_part(analysis))
 
 
@@ -424,7 +419,7 @@ def _payload(session: Session | None = None, **parts: Unpack[Payload]) -> Payloa
     state: Payload = {
         "study": session.study,
         "stage": None,
-        "doubts": list(session.doubts),
+        "doubts": [doubt.message for doubt in session.analysis.doubts],
         "withheld": session.withheld,
         "corrections": len(session.history),
     }
