@@ -505,7 +505,7 @@ class _Loader:
         return precision_for(self.asked, self.device)
 
     def segmenter(self, spec: CheckpointSpec) -> LungSegmenter:
-        network = _builder(segmenter_room.ARCHITECTURES, spec)()
+        network = _builder(segmenter_room.ARCHITECTURES, spec)(spec.inputs.hw[0])
         load_strictly(network, self.store.load(spec), spec.name)
         return self._as_segmenter(spec, network, self.precision(bf16_holds=False))
 

@@ -230,12 +230,12 @@ class BlockAttention(Attention):  # type: ignore[misc]
         return cast(Tensor, self.proj(out.reshape(batch, height, width, -1)))
 
 
-def build_vit_b() -> SamNetwork:
-    """SAM ViT-B at 1024 px, the architecture of `medsam_vit_b.pth`."""
+def build_vit_b(input_size: int = 1024) -> SamNetwork:
+    """SAM ViT-B at 1024 px, the architecture of `medsam_vit_b.pth`; weights fit their own size."""
     encoder = ImageEncoderViT(
         depth=12,
         embed_dim=768,
-        img_size=1024,
+        img_size=input_size,
         mlp_ratio=4,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         num_heads=12,
@@ -249,7 +249,7 @@ def build_vit_b() -> SamNetwork:
     for block in encoder.blocks:
         # The encoder builds its own attentions; this changes how they compute and nothing else.
         block.attn.__class__ = BlockAttention
-    return SamNetwork(encoder, input_size=1024, stride=16)
+    return SamNetwork(encoder, input_size=input_size, stride=16)
 
 
 def build_tinyvit_5m(input_size: int = 512) -> SamNetwork:
@@ -257,10 +257,11 @@ def build_tinyvit_5m(input_size: int = 512) -> SamNetwork:
     return SamNetwork(TinyViTEncoder(), input_size=input_size, stride=8)
 
 
-ARCHITECTURES: Final[Mapping[str, Callable[[], SamNetwork]]] = {
+ARCHITECTURES: Final[Mapping[str, Callable[[int], SamNetwork]]] = {
     "sam-vit-b-1024": build_vit_b,
     "sam-tinyvit-5m-512": build_tinyvit_5m,
 }
+"""Builders by name; each takes the side of its square input in pixels."""
 
 
 @dataclass(frozen=True, eq=False)

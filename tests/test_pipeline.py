@@ -34,7 +34,7 @@ from cxrdemo.pipeline import Analyse, Pipeline, cam_in_lung
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import METHODS, Analysis, MaskingMode, SaliencyMap, Side
-from cxrdemo.segmenter import LungSegmenter
+from cxrdemo.segmenter import LungSegmenter, SamNetwork
 
 
 def numbers(analysis: Analysis) -> dict:
@@ -215,7 +215,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         segmenter_room,
         "ARCHITECTURES",
-        {"sam-tiny-64": lambda: segmenter_room.SamNetwork(TinyEncoder(), input_size=64, stride=8)},
+        {"sam-tiny-64": lambda size: SamNetwork(TinyEncoder(), input_size=size, stride=8)},
     )
     monkeypatch.setattr(classifier_room, "ARCHITECTURES", {"resnet-tiny": tiny_resnet})
     specs = [LUNGS_SPEC, *(findings_spec(mode) for mode in MaskingMode)]

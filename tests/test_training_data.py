@@ -1,9 +1,11 @@
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from training.__main__ import COMMANDS, main
@@ -155,3 +157,131 @@ def test_the_same_change_gives_the_same_pixels_and_stays_in_range() -> None:
     np.testing.assert_array_equal(first, second)
     assert first.min() >= 0.0
     assert first.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("encoding", "separator"),
+    [("utf-8-sig", ","), ("cp1252", ","), ("utf-16", ","), ("cp1252", ";"), ("utf-8", "\t")],
+)
+def test_an_index_that_went_through_a_spreadsheet_is_read(
+    folder: Path, encoding: str, separator: str
+) -> None:
+    rows = finding_rows()
+    rows[0] |= {"patient_id": " Jürgen ", "split": "train "}
+    write_index(folder, rows)
+    text = (folder / "index.csv").read_text(encoding="utf-8").replace(",", separator)
+    (folder / "index.csv").write_bytes(text.encode(encoding))
+    first, _ = read_finding_index(folder)
+    assert (first.name, first.patient_id, first.split) == ("a.png", "Jürgen", "train")
+    assert first.labels["Mass"] == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: text.rindex("b.png") + 7], "line 3 has 2 cells, the head has"),
+        (lambda text: text.replace("image,", "split,", 1), "lacks the columns"),
+        (lambda text: text + text.splitlines(keepends=True)[1], r"lists a\.png twice"),
+        (lambda text: text.replace("a.png", "../a.png"), "which is not inside images/"),
+        (lambda text: text.replace("a.png", "/etc/hosts"), "which is not inside images/"),
+        (lambda text: text.replace("patient_id", "Mass", 1), r"columns \['Mass'\] twice"),
+        (lambda text: "\x01\x02" + text, "is no CSV text"),
+    ],
+)
+def test_a_damaged_index_is_refused_in_words(
+    folder: Path, damage: Callable[[str], str], message: str
+) -> None:
+    write_index(folder, finding_rows())
+    path = folder / "index.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(DataError, match=message):
+        read_finding_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("P0", "P0 "),
+        ("P0", "p0"),
+        ("Smith  J", "smith j"),
+        ("007", "7"),
+        ("12", "12.0"),
+        ("\uff211", "A1"),
+    ],
+)
+def test_a_patient_is_known_however_the_id_is_spelled(folder: Path, one: str, other: str) -> None:
+    rows = finding_rows()
+    rows[0]["patient_id"], rows[1]["patient_id"] = one, other
+    write_index(folder, rows)
+    with pytest.raises(DataError, match=r"is in train.* and test"):
+        read_finding_index(folder)
+    rows[1]["split"] = "train"
+    write_index(folder, rows)
+    assert len({case.person for case in read_finding_index(folder)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("P1", "P10"), ("1", "10"), ("0", "00 1"), ("a b", "ab")]
+)
+def test_other_patients_stay_others(folder: Path, one: str, other: str) -> None:
+    rows = finding_rows()
+    rows[0]["patient_id"], rows[1]["patient_id"] = one, other
+    write_index(folder, rows)
+    assert len({case.person for case in read_finding_index(folder)}) == 2
+
+
+def test_images_may_lie_in_sub_folders_beside_what_systems_leave(folder: Path) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind / "p1" / "study").mkdir(parents=True)
+        (folder / kind / "a.png").rename(folder / kind / "p1" / "study" / "view1.PNG")
+        (folder / kind / "._b.png").write_bytes(b"\0\5\x16\7")
+        (folder / kind / ".part-b.png").write_bytes(b"a draft")
+    names = ("p1/study/view1", "b")
+    rows = [{"name": n, "set": "phantoms", "patient_id": n, "split": "train"} for n in names]
+    write_index(folder, rows)
+    assert [case.image.name for case in read_lung_index(folder)] == ["view1.PNG", "b.png"]
+    (folder / "images" / "b.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"b\.jpg and b\.png: which of them is b"):
+        read_lung_index(folder)
+
+
+def squares(values: np.ndarray) -> np.ndarray:
+    picture = np.zeros((40, 40), np.uint8)
+    picture[10:30, 5:15], picture[10:30, 25:35] = values
+    return picture
+
+
+def palette_of(picture: np.ndarray, colours: list[int]) -> Image.Image:
+    image = Image.fromarray(picture)
+    image.putpalette(colours)
+    return image
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.fromarray(squares(np.array([255, 255]))),
+        Image.fromarray(squares(np.array([1, 1]))),
+        Image.fromarray(squares(np.array([1, 2]))),
+        Image.fromarray(squares(np.array([255, 255])) > 0),
+        Image.fromarray(squares(np.array([1, 1])).astype(np.uint16) * 65535),
+        Image.fromarray(squares(np.array([1, 2])).astype(np.uint16)),
+        Image.fromarray(squares(np.array([200, 200]))[..., None] * np.uint8([1, 0, 0])),
+        palette_of(squares(np.array([1, 2])), [0, 0, 0, 128, 0, 0, 0, 60, 0]),
+        palette_of(squares(np.array([1, 1])), [0, 0, 0, 255, 255, 255]),
+        palette_of(squares(np.array([9, 9])), [v for i in range(10) for v in [28 * i] * 3]),
+    ],
+    ids=["255", "01", "012", "bits", "16bit", "16bit012", "red", "palette", "bw", "greypalette"],
+)  # fmt: skip
+def test_masks_of_every_kind_are_read(tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "mask.png"), squares(np.array([255, 255])) > 0
+    )
+
+
+def test_faint_grey_is_no_lung(tmp_path: Path) -> None:
+    Image.fromarray(squares(np.array([255, 90]))).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png")
+    assert mask[10:30, 5:15].all()
+    assert mask.sum() == 200

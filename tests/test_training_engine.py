@@ -29,6 +29,7 @@ from training.commands import classify, pretrain, segment
 from training.engine import draws
 from training.engine import trainer as engine
 from training.engine.draws import Draw, DrawSampler, EvenSampler, gather_rows
+from training.engine.run_folder import RunFolder
 from training.engine.settings import settings_from
 from training.engine.trainer import AtomicCheckpoints
 from training.errors import DataError
@@ -510,3 +511,31 @@ def test_a_progress_bar_is_for_terminals(
         trainer, _, _ = engine.build_trainer(settings, "val_auroc")
         shown = [c for c in trainer.callbacks if isinstance(c, RichProgressBar | engine.EpochLines)]
         assert [type(c) for c in shown] == [kind]
+
+
+def test_a_truncated_last_epoch_gives_way_to_the_best_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    assert engine.resume_from(folder) == (None, {})
+    for path, epoch in ((folder.best, 3), (folder.last, 5)):
+        torch.save({"epoch": epoch, "w": torch.zeros(1000)}, path)
+    assert engine.resume_from(folder)[1]["epoch"] == 5
+    folder.last.write_bytes(folder.last.read_bytes()[:-100])
+    path, stored = engine.resume_from(folder)
+    assert (path, stored["epoch"]) == (folder.best, 3)
+    assert "last.ckpt is broken: going on from best.ckpt instead" in capsys.readouterr().out
+    folder.best.write_bytes(b"")
+    with pytest.raises(DataError, match=r"last\.ckpt and .*best\.ckpt cannot be read"):
+        engine.resume_from(folder)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "record.json"])
+def test_a_broken_file_of_a_run_is_named(
+    data: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / name).write_text('{"a"')
+    assert main(classify_flags(data, tmp_path)) == 3
+    assert f"{tmp_path / name} is broken" in capsys.readouterr().err

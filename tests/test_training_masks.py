@@ -1,6 +1,7 @@
 """Masks of a whole set: in parts, resumed, and by one segmenter."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,20 @@ import pytest
 from fakes import LUNGS_SPEC, EllipseSegmenter, fake_pipeline
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
+from cxrdemo.lungs import assess
 from cxrdemo.pipeline import Pipeline
 from training.__main__ import main
-from training.images.stored_masks import QUALITY_NAME, mask_path, read_quality, read_sides
+from training.errors import DataError
+from training.images.stored_masks import (
+    QUALITY_NAME,
+    add_quality,
+    begin_quality,
+    mask_path,
+    read_quality,
+    read_sides,
+    reasons_of,
+    write_sides,
+)
 
 NAMES = [f"i{number}.png" for number in range(5)]
 
@@ -90,3 +102,84 @@ def test_a_senseless_part_is_refused(
 ) -> None:
     assert main(flags(data, tmp_path / "out", "--shard", text)) == 3
     assert "such as 2/8" in capsys.readouterr().err
+
+
+def rename_images(data: Path, names: list[str]) -> None:
+    """The same images under other names, in the folder and in the index."""
+    index = data / "index.csv"
+    text = index.read_text()
+    for old, new in zip(NAMES, names, strict=True):
+        (data / "images" / new).parent.mkdir(parents=True, exist_ok=True)
+        (data / "images" / old).rename(data / "images" / new)
+        text = text.replace(f"{old},", f"{new},")
+    index.write_text(text)
+
+
+def test_each_image_has_a_mask_of_its_own_at_its_own_place(data: Path, tmp_path: Path) -> None:
+    names = [f"patient{n}/study1/view1_frontal.png" for n in range(4)] + ["1.2.840.113"]
+    rename_images(data, names)
+    out = tmp_path / "out"
+    assert main(flags(data, out)) == 0
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert found == {*names[:4], "1.2.840.113.png"}
+    assert set(read_quality(out)) == set(names)
+
+
+def test_images_that_would_share_a_mask_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rename_images(data, ["i0.png", "i1.png", "i2.png", "a/i3.png", "a/i3.JPG"])
+    assert main(flags(data, tmp_path / "out")) == 3
+    assert "a/i3.png and a/i3.JPG differ in their suffix alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:20],
+        lambda whole: whole[: whole.index(b"\n") + 1],
+        lambda whole: whole[:-9],
+        lambda whole: whole[:-1],
+        lambda whole: whole[:-40] + b"\0" * 40,
+        lambda whole: whole + b'i9.png,"[',
+    ],
+    ids=["empty", "torn head", "head alone", "torn row", "no end of line", "zeros", "begun row"],
+)
+def test_a_torn_table_is_mended_by_the_same_command(
+    data: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    out = tmp_path / "out"
+    assert main(flags(data, out)) == 0
+    table = out / QUALITY_NAME
+    whole = read_quality(out)
+    table.write_bytes(damage(table.read_bytes()))
+    assert main(flags(data, out)) == 0
+    assert read_quality(out) == whole
+    assert main(flags(data, out)) == 0
+    assert len(table.read_text().splitlines()) == 1 + len(NAMES), "no row twice, no row torn"
+
+
+def test_reasons_come_back_as_they_were(tmp_path: Path) -> None:
+    reasons = ('One lung is "much" larger.', "It's cut, at the edge.")
+    empty = assess(np.zeros((9, 9), np.uint8), components=0, predicted_iou=0.5)
+    quality = replace(empty, reasons=reasons)
+    table = tmp_path / QUALITY_NAME
+    begin_quality(table)
+    add_quality(table, "a.png", quality, "s")
+    write_sides(mask_path(tmp_path, "a.png"), np.ones((9, 9), np.uint8))
+    row = read_quality(tmp_path)["a.png"]
+    assert reasons_of(row) == list(reasons)
+    assert reasons_of({**row, "reasons": str(reasons)}) == list(reasons), "of earlier versions"
+
+
+def test_a_broken_mask_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no mask of a\.png"):
+        read_sides(tmp_path, "a.png")
+    (tmp_path / "a.png").write_bytes(b"half")
+    with pytest.raises(DataError, match="is no mask that `masks` wrote"):
+        read_sides(tmp_path, "a.png")
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9), 255, np.uint8))
+    with pytest.raises(DataError, match="is no mask that `masks` wrote"):
+        read_sides(tmp_path, "a.png")

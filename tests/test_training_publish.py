@@ -17,12 +17,20 @@ from safetensors.torch import save_file
 from test_training_evaluate import outputs
 from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import CheckpointStore, Estimate, Origin, Sample, file_sha256
+from cxrdemo.checkpoints import (
+    CheckpointSpec,
+    CheckpointStore,
+    Estimate,
+    Origin,
+    Sample,
+    file_sha256,
+)
 from cxrdemo.errors import CheckpointError
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
+from cxrdemo.segmenter import build_tinyvit_5m
 from training.__main__ import main
 from training.commands import publish
 from training.engine import record
@@ -316,3 +324,71 @@ def test_the_real_client_without_token_or_network_is_told_in_words(
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     assert main(flags) == 3
     assert "Nobody is logged in" in capsys.readouterr().err
+
+
+def weights_file(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"w": torch.full((3,), float(seed))}, path)
+    return path
+
+
+def model(name: str, path: Path) -> CheckpointSpec:
+    spec = findings_spec(MaskingMode.NONE)
+    return replace(spec, name=name, file=f"{name}.safetensors", sha256=file_sha256(path))
+
+
+def test_a_backbones_dots_do_not_make_one_model_of_the_maskings(tmp_path: Path) -> None:
+    names = [f"findings-resnet50.a1_in1k-224-{mode}.v1" for mode in MaskingMode]
+    for number, name in enumerate([*names, names[0].replace(".v1", ".v2")]):
+        draft = weights_file(tmp_path / "run" / f"{name}.safetensors", number)
+        publish.list_checkpoint(tmp_path / "out", model(name, draft), draft)
+    listed = [spec.name for spec in CheckpointStore.open(tmp_path / "out").specs]
+    assert listed == sorted([names[0].replace(".v1", ".v2"), *names[1:]])
+
+
+@pytest.mark.parametrize("moment", ["save", "copyfile", "unlink"])
+def test_a_publication_killed_at_any_moment_leaves_a_folder_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The same name is published again with other weights."""
+    out, name = tmp_path / "out", "findings-tiny-64-none.v1"
+    draft = weights_file(tmp_path / "run" / f"{name}.safetensors", 1)
+    publish.list_checkpoint(out, model(name, draft), draft)
+    draft = weights_file(draft, 2)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        owner = {"save": CheckpointStore, "copyfile": publish.shutil, "unlink": Path}[moment]
+        patch.setattr(owner, moment, killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish.list_checkpoint(out, model(name, draft), draft)
+    store = CheckpointStore.open(out)
+    found = float(store.load(store.specs[0])["w"][0])
+    assert found == (2.0 if moment == "unlink" else 1.0)
+    assert draft.exists(), "the same command can be given again"
+    publish.list_checkpoint(out, model(name, draft), draft)
+    store = CheckpointStore.open(out)
+    assert float(store.load(store.specs[0])["w"][0]) == 2.0
+    assert len(list(out.glob("*.safetensors"))) == 1
+
+
+def test_a_segmenter_is_published_at_the_size_it_was_trained_at(
+    phantom_sets: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.manual_seed(0)
+    save_file(build_tinyvit_5m(64).state_dict(), run / "network.safetensors")
+    settings = {"architecture": "sam-tinyvit-5m-512", "size": 64, "data": "lungs"}
+    (run / "settings.json").write_text(json.dumps(settings))
+    flags = ["--run", str(run), "--data", str(phantom_sets / "lungs"), "--resamples", "5"]
+    out = tmp_path / "out"
+    flags += ["--checkpoints", str(out), "--trained-on", "phantoms", "--licence", "none"]
+    assert main(["publish", *flags]) == 0
+    (spec,) = CheckpointStore.open(out).specs
+    assert (spec.name, spec.inputs.hw) == ("lungs-tinyvit-5m-64.v1", (64, 64))
+    pipeline = Pipeline.from_checkpoints(out)
+    image = make_phantom(seed=0, hw=(128, 112)).radiograph
+    assert pipeline.find(image).lungs.logits.shape == (32, 32), "an 8 x 8 grid, times four"

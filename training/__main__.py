@@ -1,6 +1,7 @@
 """Entry point: python -m training <command>."""
 
 import argparse
+import errno
 import sys
 from contextlib import nullcontext
 
@@ -49,7 +50,19 @@ def main(argv: list[str] | None = None) -> int:
     except CxrDemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except OSError as error:
+        print(f"error: {_words(error)}", file=sys.stderr)
+        return 3
     return 0
+
+
+def _words(error: OSError) -> str:
+    """What the system refused, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "Mend that and give the same command again."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "Make room and give the same command again: it goes on where it stopped."
+    return f"{where}{error.strerror or error}. {remedy}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from training.commands import classify, evaluate, masks, pretrain, publish, segm
 from training.engine.record import RECORDED, recorded
 from training.errors import DataError
 from training.sets.index import FindingCase, LungCase
+from training.writing import replacing
 
 COMMANDS: Final = {
     "segment": segment,
@@ -99,8 +100,8 @@ def run_step(step: Step, done: Path, number: str) -> None:
     is_training = step.command in RECORDED
     with recorded(args.out, step.command, step.flags) if is_training else nullcontext():
         module.run(args)
-    done.mkdir(parents=True, exist_ok=True)
-    note.write_text(step.line, encoding="utf-8")
+    with replacing(note) as draft:
+        draft.write_text(step.line, encoding="utf-8")
 
 
 def describe(cases: Sequence[FindingCase] | Sequence[LungCase]) -> str:

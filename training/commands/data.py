@@ -6,7 +6,6 @@ split and hash, so that a folder can be checked against it later.
 """
 
 import argparse
-import csv
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from cxrdemo.errors import CxrDemoError
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from training.errors import DataError
 from training.sets.fetch import fetch, read_downloads
+from training.sets.folders import files_in
 from training.sets.index import SPLITS, FindingCase
 from training.sets.layouts import (
     LAYOUTS,
@@ -34,7 +34,8 @@ from training.sets.layouts import (
     read_united_mask,
     write_mask,
 )
-from training.sets.tables import read_table
+from training.sets.tables import read_table, write_table
+from training.writing import replacing
 
 HASH_DIGITS: Final = 64
 MIN_HASH_DIGITS: Final = 16
@@ -120,7 +121,7 @@ def describe(listing: Listing) -> str:
     lines = [_row("split", ("images", "patients"))]
     for split in SPLITS:
         chosen = [case for case in listing.cases if case.split == split]
-        patients = {(case.dataset, case.patient_id) for case in chosen}
+        patients = {case.person for case in chosen}
         lines.append(_row(split, (len(chosen), len(patients))))
     lines += ["", _row("set", SPLITS)]
     counts = Counter((case.dataset, case.split) for case in listing.cases)
@@ -165,16 +166,15 @@ def import_cases(listing: Listing, out: Path, *, copy: bool = False) -> int:
     """
     if (out / "index.csv").exists():
         raise DataError(f"{out} holds an index.csv already. Name a new folder.")
-    (out / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for case in tqdm(listing.cases, unit="image"):
         if isinstance(case, LungSource):
-            (out / "masks").mkdir(exist_ok=True)
             pixels = read_source_image(case.image)
             mask = read_united_mask(case, (pixels.shape[0], pixels.shape[1]))
             write_mask(out / "masks" / f"{case.name}.png", mask)
             if case.image.suffix.lower() == ".img":
-                cv2.imwrite(str(out / "images" / f"{case.name}.png"), pixels)
+                with replacing(out / "images" / f"{case.name}.png") as draft:
+                    cv2.imwrite(str(draft), pixels)
             else:
                 _place(case.image, out / "images" / f"{case.name}{case.image.suffix}", copy=copy)
             rows.append({"name": case.name, "set": case.dataset} | _patient_and_split(case))
@@ -184,7 +184,7 @@ def import_cases(listing: Listing, out: Path, *, copy: bool = False) -> int:
             labels = {key: _cell(_label(case, key)) for key in keys}
             rows.append({"image": case.name, "dataset": case.dataset} | labels)
             rows[-1] |= _patient_and_split(case)
-    _write_rows(out / "index.csv", rows)
+    write_table(out / "index.csv", rows)
     return len(rows)
 
 
@@ -221,8 +221,7 @@ def write_manifest(listing: Listing, folder: Path, path: Path, *, digits: int = 
                 file_sha256(mask)[:digits] for mask in case.masks
             )
         rows.append(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_rows(path, rows)
+    write_table(path, rows)
     return len(rows)
 
 
@@ -263,13 +262,7 @@ def compare(manifest: Path, folder: Path) -> Difference:
             altered.append(entry.file)
     listed = {entry.file for entry in entries}
     places = {(folder / file).parent for file in listed}
-    there = {
-        _relative(path, folder)
-        for place in places
-        if place.is_dir()
-        for path in place.iterdir()
-        if path.is_file()
-    }
+    there = {_relative(path, folder) for place in places for path in files_in(place)}
     # Beside images that lie in the folder itself there are tables, which no manifest lists.
     extra = {file for file in there - listed if Path(file).suffix not in (".csv", ".txt")}
     return Difference(tuple(sorted(missing)), tuple(sorted(altered)), tuple(sorted(extra)))
@@ -288,7 +281,7 @@ def _add_source(parser: argparse.ArgumentParser, layouts: str, *, required: bool
 
 def _check(args: argparse.Namespace) -> None:
     listing = read_layout(args.layout, args.data, seed=args.seed, partial=True)
-    patients = {(case.dataset, case.patient_id) for case in listing.cases}
+    patients = {case.person for case in listing.cases}
     print(f"{args.data} as {args.layout}: {len(listing.cases)} images, {len(patients)} patients")
     print(describe(listing))
     if listing.missing:
@@ -332,11 +325,12 @@ def _print_files(word: str, files: Sequence[str]) -> None:
 
 
 def _place(source: Path, target: Path, *, copy: bool) -> None:
-    if target.exists():
-        target.unlink()
     if copy:
-        shutil.copyfile(source, target)
+        with replacing(target) as draft:
+            shutil.copyfile(source, draft)
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     try:
         target.symlink_to(source.resolve())
     except OSError as error:
@@ -369,10 +363,3 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _row(name: str, cells: Iterable[str | int]) -> str:
     return f"{name:<28}" + "".join(f"{cell!s:>14}" for cell in cells)
-
-
-def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

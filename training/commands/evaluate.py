@@ -6,8 +6,6 @@ interval over patients. `publish` and `calibrate` measure their cards with the s
 """
 
 import argparse
-import ast
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +26,7 @@ from cxrdemo.results import MaskingMode
 from cxrdemo.saliency import explain
 from training.engine.record import drawn_images
 from training.errors import DataError
-from training.images.stored_masks import read_quality, read_sides
+from training.images.stored_masks import read_quality, read_sides, reasons_of
 from training.measures.figures import (
     WITHOUT_RSNA_NORMAL,
     classifier_figures,
@@ -52,6 +50,8 @@ from training.measures.statistics import BINS, RESAMPLES, sigmoid
 from training.reports import page as report
 from training.sets.index import SPLITS, FindingCase, LungCase, read_finding_index, read_lung_index
 from training.sets.pixels import read_mask
+from training.sets.tables import read_table
+from training.writing import replacing
 
 WORST_CASES: Final = 10
 POOR_DICE: Final = 0.8
@@ -90,11 +90,13 @@ def run(args: argparse.Namespace) -> None:
         "bootstrap resamples": args.resamples,
         "threads": torch.get_num_threads(),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     written = {"schema": 1, **facts, "figures": json_ready(figures)}
-    (args.out / METRICS_NAME).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    # The metrics come last: a chain takes them for the sign that all is there.
     page = report.make_page(f"Evaluation: {task}", facts, figures, columns, sections)
-    (args.out / REPORT_NAME).write_text(page, encoding="utf-8")
+    with replacing(args.out / REPORT_NAME) as draft:
+        draft.write_text(page, encoding="utf-8")
+    with replacing(args.out / METRICS_NAME) as draft:
+        draft.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     print(f"{args.out / METRICS_NAME}\n{args.out / REPORT_NAME}")
 
 
@@ -114,7 +116,7 @@ def _evaluate_lungs(args: argparse.Namespace) -> Measured:
     figures = {"lungs": lung_figures(results, resamples=args.resamples)}
     facts = {
         "images": len(cases),
-        "patients": len({(case.dataset, case.patient_id) for case in cases}),
+        "patients": len({case.person for case in cases}),
         "images without any lung found": sum(result.dice == 0.0 for result in results),
         "checkpoints": _named({"lungs": spec}),
     }
@@ -181,7 +183,7 @@ def _evaluate_findings(args: argparse.Namespace) -> Measured:
         figures[name] = ranking_figures(probe, specs[MaskingMode.NONE], resamples=args.resamples)
     facts = {
         "images": len(cases),
-        "patients": len({(case.dataset, case.patient_id) for case in cases}),
+        "patients": len({case.person for case in cases}),
         "images that radiologists read as normal (rsna_normal)": int(rsna_normal.sum()),
         "images with a lung mask": len(masked),
         "checkpoints": _named({str(mode): c.spec for mode, c in classifiers.items()}),
@@ -267,8 +269,7 @@ def _doubts(masks: Path, cases: Sequence[FindingCase]) -> dict[str, list[str]] |
     rows = read_quality(masks)
     if not rows:
         return None
-    # Written as the tuple of words that it is in `MaskQuality`.
-    reasons = {name: list(ast.literal_eval(row["reasons"])) for name, row in rows.items()}
+    reasons = {name: reasons_of(row) for name, row in rows.items()}
     return {case.name: reasons[case.name] for case in cases if reasons.get(case.name)}
 
 
@@ -310,11 +311,8 @@ def _task_of(folder: Path) -> str:
     Raises:
         DataError: If there is no index.
     """
-    path = folder / "index.csv"
-    if not path.is_file():
-        raise DataError(f"There is no {path}. Point --data at the folder that holds it.")
-    with path.open(newline="", encoding="utf-8") as stream:
-        return "findings" if "image" in next(csv.reader(stream), []) else "lungs"
+    rows = read_table(folder / "index.csv", ())
+    return "findings" if rows and "image" in rows[0] else "lungs"
 
 
 def _of_split(cases: Sequence[Case], args: argparse.Namespace) -> list[Case]:

@@ -22,11 +22,13 @@ from training.commands import evaluate
 from training.commands.chain import Step, describe, publication, run_chain
 from training.commands.reproduce import PRESETS, Preset
 from training.engine.record import drawn_images, read_record
+from training.engine.run_folder import RunFolder
 from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME
 from training.measures.figures import WITHOUT_RSNA_NORMAL, json_ready
 from training.reports import page as report
 from training.sets.index import read_finding_index
+from training.writing import replacing
 
 COLUMNS: Final = {
     "auroc_macro": "macro AUROC",
@@ -198,14 +200,14 @@ def plan(
         if preset.pretrain is not None:
             folder = group.out / "runs" / f"{group.name}-pretrain"
             init = ("--init", str(start)) if start else ()
-            start = folder / "network.safetensors"
+            start = RunFolder(folder).network
             flags = (*shared, *init, "--out", str(folder), *preset.pretrain)
             steps.append(Step(f"pretrain-{group.name}", "pretrain", flags, start))
         for mode in modes:
             target = group.run(mode)
             init = ("--init", str(start)) if start else ()
             flags = ("--masking", str(mode), *shared, *init, "--out", str(target))
-            output = target / "network.safetensors"
+            output = RunFolder(target).network
             name = f"classify-{target.name}"
             steps.append(Step(name, "classify", (*flags, *preset.classify), output))
             steps.append(publication(target, group.checkpoints, *measured, *words))
@@ -261,7 +263,8 @@ def write_table(
     paths = [out / f"experiment.{suffix}" for suffix in ("md", "json", "html")]
     texts = (markdown, json.dumps(written, indent=1, allow_nan=False) + "\n", page)
     for path, text in zip(paths, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     return paths
 
 
@@ -285,7 +288,7 @@ def _backbone_flags(backbone: str) -> tuple[str, ...]:
 def _row(group: Group, mode: MaskingMode, figures: Mapping[str, Any]) -> Row:
     run = group.run(mode)
     record = read_record(run)
-    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    settings = RunFolder(run).read_settings()
     # A session that was killed took time that nobody counted.
     seconds = record.seconds if record is not None and not record.unfinished else None
     drawn = drawn_images(settings)

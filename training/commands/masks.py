@@ -6,9 +6,7 @@ processes or machines may share the work and one folder.
 """
 
 import argparse
-import csv
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,8 +15,10 @@ from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
 from training.errors import DataError
 from training.images.stored_masks import (
-    COLUMNS,
     SEGMENTER,
+    add_quality,
+    begin_quality,
+    check_places,
     mask_path,
     quality_name,
     read_quality,
@@ -38,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Segments what has no mask yet and prints how many masks look implausible."""
     part, parts = parse_shard(args.shard)
-    cases = read_finding_index(args.data)[part - 1 :: parts]
+    cases = read_finding_index(args.data)
+    check_places(case.name for case in cases)
+    cases = cases[part - 1 :: parts]
     pipeline = Pipeline.from_checkpoints(args.checkpoints)
     spec = pipeline.segmenter_spec
     if spec is None:
         raise DataError(f"{args.checkpoints} lists no lung segmenter. Train one with `segment`.")
     segmenter = f"{spec.name} {spec.sha256[:12]}"
-    args.out.mkdir(parents=True, exist_ok=True)
     known = read_quality(args.out)
     strangers = {row[SEGMENTER] for row in known.values()} - {segmenter}
     if strangers:
@@ -55,19 +56,12 @@ def run(args: argparse.Namespace) -> None:
     todo = [case for case in cases if case.name not in known]
     table = args.out / quality_name(part, parts)
     doubtful = size = 0
-    is_new = not table.exists()
-    with table.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        for case in tqdm(todo, unit="image"):
-            lungs = pipeline.find_lungs(read_radiograph(case.image))
-            # The row comes last: what is in the table is whole.
-            size += write_sides(mask_path(args.out, case.name), lungs.sides)
-            row = {"image": case.name, **asdict(lungs.quality), SEGMENTER: segmenter}
-            writer.writerow(row)
-            stream.flush()
-            doubtful += not lungs.quality.is_plausible
+    begin_quality(table)
+    for case in tqdm(todo, unit="image"):
+        lungs = pipeline.find_lungs(read_radiograph(case.image))
+        size += write_sides(mask_path(args.out, case.name), lungs.sides)
+        add_quality(table, case.name, lungs.quality, segmenter)
+        doubtful += not lungs.quality.is_plausible
     average = f" of {size / len(todo):.0f} bytes" if todo else ""
     print(f"{len(todo)} new masks{average}, {doubtful} of them with a reason for doubt ({table})")
 

@@ -6,7 +6,6 @@ folder can be pushed to a repository on the Hugging Face Hub.
 """
 
 import argparse
-import json
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -37,6 +36,7 @@ from cxrdemo.segmenter import LungSegmenter
 from training.commands.calibrate import add_method_argument
 from training.commands.segment import input_spec
 from training.engine.record import read_record
+from training.engine.run_folder import RunFolder
 from training.errors import DataError
 from training.images.findings import MARGIN_RANGE, OUTPUTS
 from training.measures.calibration import calibrate, with_figures
@@ -46,6 +46,7 @@ from training.measures.statistics import RESAMPLES
 from training.reports.cards import UNTRAINED, count_samples, write_cards
 from training.reports.hub import push
 from training.sets.index import read_finding_index, read_lung_index
+from training.writing import replacing
 
 WORST_CASES: Final = 5
 OWN_CHECKPOINTS: Final = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -102,11 +103,10 @@ def _publish(args: argparse.Namespace) -> None:
     missing = [f"--{name.replace('_', '-')}" for name in NEEDED_WITH_RUN if not getattr(args, name)]
     if missing:
         raise DataError(f"With --run, give {', '.join(missing)} too.")
-    settings_path = args.run / "settings.json"
-    weights_path = args.run / "network.safetensors"
-    if not settings_path.is_file() or not weights_path.is_file():
+    run = RunFolder(args.run)
+    if not run.settings.is_file() or not run.has_finished:
         raise DataError(f"{args.run} is no finished run: settings.json or the weights are missing.")
-    settings = json.loads(settings_path.read_text(encoding="utf-8"))
+    settings = run.read_settings()
     args.checkpoints.mkdir(parents=True, exist_ok=True)
     if args.allow_untrained:
         _refuse_to_mix(args.checkpoints)
@@ -114,15 +114,51 @@ def _publish(args: argparse.Namespace) -> None:
         raise DataError(f"Weights worse than chance are not published into {args.checkpoints}.")
     publish = _publish_classifier if "masking" in settings else _publish_segmenter
     spec = replace(
-        publish(args, settings, read_weights(weights_path)), origin=_origin(args.run, settings)
+        publish(args, settings, read_weights(run.network)), origin=_origin(args.run, settings)
     )
-    # Moved only now: what was refused above leaves nothing behind.
-    shutil.move(args.run / spec.file, args.checkpoints / spec.file)
-    store = CheckpointStore.open(args.checkpoints)
-    others = tuple(s for s in store.specs if s.name.split(".")[0] != spec.name.split(".")[0])
-    replace(store, specs=tuple(sorted((*others, spec), key=lambda s: s.name))).save()
+    # Only now: what was refused above leaves nothing behind.
+    store, spec = list_checkpoint(args.checkpoints, spec, args.run / spec.file)
     for path in write_cards(replace(store, specs=(spec,))):
         print(path.read_text(encoding="utf-8"))
+
+
+def list_checkpoint(
+    folder: Path, spec: CheckpointSpec, weights: Path
+) -> tuple[CheckpointStore, CheckpointSpec]:
+    """Takes weights into a checkpoint folder, in place of another version of the same model.
+
+    Whenever this is killed, the folder is the old one or the new one: the manifest changes in one
+    step, after the new file is there whole and before the old one goes. So the new one has a name
+    that the manifest lists for no other content.
+
+    Args:
+        folder: With a manifest, or without one.
+        spec: Of the weights; its `file` is the name that is wanted.
+        weights: The file, which is moved.
+
+    Returns:
+        The folder's store, and the spec with the name that the file was given.
+    """
+    store = CheckpointStore.open(folder)
+    taken = {s.file for s in store.specs if s.sha256 != spec.sha256}
+    if spec.file in taken:
+        spec = replace(spec, file=f"{spec.name}.{spec.sha256[:12]}.safetensors")
+    with replacing(folder / spec.file) as draft:
+        shutil.copyfile(weights, draft)
+    replaced = [s for s in store.specs if s.name == spec.name and s.file != spec.file]
+    others = [s for s in store.specs if _model(s) != _model(spec)]
+    store = replace(store, specs=tuple(sorted((*others, spec), key=lambda s: s.name)))
+    store.save()
+    weights.unlink()
+    # Another version's file stays: it has a name of its own.
+    for old in replaced:
+        (folder / old.file).unlink(missing_ok=True)
+    return store, spec
+
+
+def _model(spec: CheckpointSpec) -> str:
+    """A checkpoint's name without its version; the name itself may hold dots, as timm's do."""
+    return spec.name.rpartition(".v")[0]
 
 
 def _origin(run: Path, settings: Mapping[str, Any]) -> Origin:
@@ -160,9 +196,12 @@ def _publish_segmenter(
     args: argparse.Namespace, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> CheckpointSpec:
     architecture = settings["architecture"]
-    name = f"lungs-{architecture.removeprefix('sam-')}.v{args.version}"
-    spec = _write(args, name, "lungs", architecture, state, input_spec(architecture, 512))
-    network = SEGMENTERS[architecture]()
+    inputs = input_spec(architecture, settings["size"])
+    # The architecture's name ends with its usual size; these weights may be of another one.
+    family = architecture.removeprefix("sam-").rpartition("-")[0]
+    name = f"lungs-{family}-{inputs.hw[0]}.v{args.version}"
+    spec = _write(args, name, "lungs", architecture, state, inputs)
+    network = SEGMENTERS[architecture](inputs.hw[0])
     load_strictly(network, read_weights(args.run / spec.file), name)
     segmenter = LungSegmenter(spec, network)
     cases = read_lung_index(args.data)

@@ -20,6 +20,7 @@ from typing import Final
 from cxrdemo.results import MaskingMode
 from training.commands import evaluate
 from training.commands.chain import Step, describe, publication, run_chain
+from training.engine.run_folder import RunFolder
 from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME
 from training.sets.index import FindingCase, read_finding_index, read_lung_index
@@ -188,7 +189,7 @@ def plan(
         target = out / f"segment-{number}"
         begin = ("--init", str(init)) if init else ()
         flags = ("--data", str(lungs), "--out", str(target), *begin, *settings)
-        init = target / "network.safetensors"
+        init = RunFolder(target).network
         steps.append(Step(target.name, "segment", flags, init))
     of_lungs = ("--trained-on", describe(read_lung_index(lungs)), "--data", str(lungs))
     steps.append(publication(target, folder, *of_lungs, *words))
@@ -198,7 +199,7 @@ def plan(
     shared = (*measured, "--extra", str(extra)) if has_extra else measured
     start = imagenet
     if preset.pretrain is not None:
-        start = out / "pretrain" / "network.safetensors"
+        start = RunFolder(out / "pretrain").network
         flags = (*shared, "--out", str(start.parent), *preset.pretrain)
         steps.append(Step("pretrain", "pretrain", flags, start))
     trained_on = describe(finding_cases)
@@ -208,7 +209,7 @@ def plan(
         target = out / str(mode)
         begin = ("--init", str(start)) if start else ()
         flags = ("--masking", str(mode), *shared, *begin, "--out", str(target))
-        output = target / "network.safetensors"
+        output = RunFolder(target).network
         steps.append(Step(f"classify-{mode}", "classify", (*flags, *preset.classify), output))
         steps.append(publication(target, folder, "--trained-on", trained_on, *measured, *words))
     for task, given in (("lungs", ("--data", str(lungs))), ("findings", measured)):

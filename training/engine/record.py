@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import torch
 
-from training.engine.settings import NETWORK_NAME
+from training.engine.run_folder import RunFolder, read_json
+from training.errors import DataError
+from training.writing import replacing
 
-RECORD_NAME: Final = "record.json"
 RECORDED: Final = ("segment", "pretrain", "classify")
 """Commands whose --out is a run folder."""
 
@@ -45,11 +46,18 @@ class Record:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a run folder, or None if there is none."""
-    path = folder / RECORD_NAME
+    """The record of a run folder, or None if there is none.
+
+    Raises:
+        DataError: If it is broken.
+    """
+    path = RunFolder(folder).record
     if not path.is_file():
         return None
-    return Record(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return Record(**read_json(path))
+    except TypeError as error:
+        raise DataError(f"{path} is no record of this version: {error}. Delete it.") from error
 
 
 def drawn_images(settings: Mapping[str, Any]) -> int | None:
@@ -69,7 +77,7 @@ def recorded(folder: Path, command: str, flags: tuple[str, ...]) -> Iterator[Non
     The record is there from the start, so that a session that is killed is at least counted. Of
     the processes of a distributed run only the first writes.
     """
-    if (folder / NETWORK_NAME).exists():
+    if RunFolder(folder).has_finished:
         yield  # The run has finished before: nothing is trained, and nothing is to be recorded.
         return
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK")):
@@ -84,7 +92,6 @@ def recorded(folder: Path, command: str, flags: tuple[str, ...]) -> Iterator[Non
         sessions=(before.sessions if before else 0) + 1,
         unfinished=(before.unfinished if before else 0) + 1,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder, record)
     start = time.monotonic()
     try:
@@ -95,9 +102,8 @@ def recorded(folder: Path, command: str, flags: tuple[str, ...]) -> Iterator[Non
 
 
 def _write(folder: Path, record: Record) -> None:
-    draft = folder / f"{RECORD_NAME}.tmp"
-    draft.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-    draft.replace(folder / RECORD_NAME)
+    with replacing(RunFolder(folder).record) as draft:
+        draft.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
 
 def _commit() -> str:

@@ -1,4 +1,4 @@
-"""What every training run is told, and the files of its folder."""
+"""What every training run is told."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -6,11 +6,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from training.errors import DataError
-
-NETWORK_NAME: Final = "network.safetensors"
-SETTINGS_NAME: Final = "settings.json"
-METRICS_NAME: Final = "metrics.csv"
-LAST_NAME: Final = "last"
 
 FREE_SETTINGS: Final = frozenset({"workers", "data", "extra", "masks", "init", "out"})
 """May differ when a run is resumed: where things lie, and what changes no number."""

@@ -8,6 +8,7 @@ and on GPUs but for kernels that add in no fixed order.
 """
 
 import json
+import pickle
 import sys
 import warnings
 from dataclasses import asdict
@@ -27,21 +28,17 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cxrdemo.devices import training_precision
 from training.engine.draws import DrawSampler
-from training.engine.settings import (
-    FREE_SETTINGS,
-    LAST_NAME,
-    METRICS_NAME,
-    NETWORK_NAME,
-    SETTINGS_NAME,
-    RunSettings,
-)
+from training.engine.run_folder import RunFolder
+from training.engine.settings import FREE_SETTINGS, RunSettings
 from training.errors import DataError
+from training.writing import replacing
 
 WARM_UP: Final = 0.1
 """Part of the steps in which the learning rate rises."""
@@ -54,11 +51,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Saves a checkpoint to a local path."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
-        torch.save(checkpoint, part)
-        part.replace(target)
+        try:
+            with replacing(Path(path)) as draft:
+                torch.save(checkpoint, draft)
+        except RuntimeError as error:  # what torch makes of a write that the system refused
+            raise DataError(_cannot_write(Path(path), error)) from error
 
 
 class StepSeeds(L.Callback):
@@ -89,11 +86,10 @@ def begin(settings: RunSettings) -> bool:
     Raises:
         DataError: If the folder holds a run with other settings.
     """
-    folder = Path(settings.out)
-    path = folder / SETTINGS_NAME
+    folder = RunFolder(Path(settings.out))
     wanted = json.loads(json.dumps(asdict(settings)))
-    if path.exists() and (resume_from(folder) or (folder / NETWORK_NAME).exists()):
-        found = json.loads(path.read_text(encoding="utf-8"))
+    if folder.settings.exists() and (folder.last.exists() or folder.has_finished):
+        found = folder.read_settings()
         differing = {
             key: f"{found.get(key)} -> {wanted.get(key)}"
             for key in sorted((found.keys() | wanted.keys()) - FREE_SETTINGS)
@@ -101,13 +97,13 @@ def begin(settings: RunSettings) -> bool:
         }
         if differing:
             raise DataError(
-                f"{folder} holds a run with other settings: {differing}. Give those, or another "
-                "--out."
+                f"{folder.path} holds a run with other settings: {differing}. Give those, or "
+                "another --out."
             )
-        if (folder / NETWORK_NAME).exists():
-            _say(f"{folder / NETWORK_NAME} is there: this run has finished before")
+        if folder.has_finished:
+            _say(f"{folder.network} is there: this run has finished before")
             return False
-    _write_settings(path, wanted)
+    _write_settings(folder.settings, wanted)
     L.seed_everything(settings.seed, workers=True, verbose=False)
     return True
 
@@ -126,11 +122,12 @@ def build_trainer(
         some_unused: Whether a step may leave weights without a gradient, which costs time on
             several devices.
     """
-    folder = Path(settings.out)
+    run = RunFolder(Path(settings.out))
+    folder = run.path
     best = ModelCheckpoint(
-        folder, "best", monitor=monitor, mode="max", enable_version_counter=False
+        folder, run.best.stem, monitor=monitor, mode="max", enable_version_counter=False
     )
-    last = ModelCheckpoint(folder, LAST_NAME, enable_version_counter=False)
+    last = ModelCheckpoint(folder, run.last.stem, enable_version_counter=False)
     on_terminal = sys.stdout.isatty()
     callbacks: list[L.Callback] = [best, last, StepSeeds(settings.seed)]
     callbacks.append(RichProgressBar() if on_terminal else EpochLines())
@@ -140,7 +137,7 @@ def build_trainer(
         callbacks.append(EarlyStopping(monitor, patience=settings.patience, mode="max"))
     has_gpu = torch.cuda.is_available()
     precision = precision_of(settings.precision, "cuda" if has_gpu else "cpu")
-    _keep_earlier_metrics(folder)
+    _keep_earlier_metrics(run)
     trainer = L.Trainer(
         max_epochs=settings.epochs,
         accelerator="auto",
@@ -186,11 +183,9 @@ def fit(
         select: Which epoch to keep, "best" or "last".
         some_unused: See `build_trainer`.
     """
-    folder = Path(settings.out)
-    resumed = resume_from(folder)
-    stored: dict[str, Any] = {}
+    folder = RunFolder(Path(settings.out))
+    resumed, stored = resume_from(folder)
     if resumed is not None:
-        stored = torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)
         # Lightning starts the loading processes before it tells the sampler the epoch.
         cast(DrawSampler, training.sampler).set_epoch(stored["epoch"] + 1)
         _say(f"going on after epoch {stored['epoch'] + 1} of {settings.epochs}: {resumed}")
@@ -208,7 +203,7 @@ def fit(
         save_network(Path(chosen.best_model_path), folder)
         _say(
             f"best {monitor} {float(best.best_model_score or 0):.4f}, kept the {select} epoch: "
-            f"{folder / NETWORK_NAME}"
+            f"{folder.network}"
         )
 
 
@@ -235,13 +230,36 @@ def precision_of(wanted: str, device: str) -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if wanted == "bf16" else "32-true"
 
 
-def resume_from(folder: Path) -> Path | None:
-    """The last epoch of an interrupted run, or None for a new one."""
-    path = folder / f"{LAST_NAME}.ckpt"
-    return path if path.exists() else None
+def resume_from(folder: RunFolder) -> tuple[Path | None, dict[str, Any]]:
+    """The last epoch of an interrupted run and what it holds, or None and nothing for a new run.
+
+    Where the last epoch cannot be read, such as on a disk that lost its end, the best one is taken
+    and this is said; what came after it is trained again, to the same weights.
+
+    Raises:
+        DataError: If neither can be read.
+    """
+    broken: list[Path] = []
+    for path in (folder.last, folder.best):
+        if not path.exists():
+            continue
+        try:
+            # Memory-mapped: only what is looked at is read.
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if broken:
+                _say(f"{broken[0]} is broken: going on from {path.name} instead")
+            return path, cast(dict[str, Any], stored)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+            broken.append(path)
+    if broken:
+        raise DataError(
+            f"{' and '.join(str(path) for path in broken)} cannot be read, so this run cannot go "
+            "on. Restore one of them, or delete the folder to begin anew."
+        )
+    return None, {}
 
 
-def save_network(checkpoint: Path, folder: Path) -> None:
+def save_network(checkpoint: Path, folder: RunFolder) -> None:
     """Writes the network's weights of a Lightning checkpoint as `network.safetensors`."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     weights = {
@@ -249,28 +267,35 @@ def save_network(checkpoint: Path, folder: Path) -> None:
         for name, value in state.items()
         if name.startswith("network.")
     }
-    draft = folder / f"{NETWORK_NAME}.part"
-    save_file(weights, draft)
-    draft.replace(folder / NETWORK_NAME)
+    try:
+        with replacing(folder.network) as draft:
+            save_file(weights, draft)
+    except SafetensorError as error:
+        raise DataError(_cannot_write(folder.network, error)) from error
 
 
 @rank_zero_only
 def _write_settings(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 @rank_zero_only
-def _keep_earlier_metrics(folder: Path) -> None:
+def _keep_earlier_metrics(folder: RunFolder) -> None:
     """Renames the log of an interrupted run, which `CSVLogger` would delete."""
-    path = folder / METRICS_NAME
-    if path.exists():
+    if folder.metrics.exists():
         number = 1
-        while (kept := folder / f"metrics.{number}.csv").exists():
+        while (kept := folder.path / f"metrics.{number}.csv").exists():
             number += 1
-        path.rename(kept)
+        folder.metrics.rename(kept)
+
+
+def _cannot_write(path: Path, error: Exception) -> str:
+    reason = str(error).splitlines()[0]
+    return (
+        f"{path} cannot be written ({reason}). Is the disk full? Make room and give the same "
+        "command again: it goes on after the last whole epoch."
+    )
 
 
 @rank_zero_only

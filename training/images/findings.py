@@ -20,7 +20,7 @@ from training.engine.draws import Draw
 from training.errors import DataError
 from training.images.augment import Ranges, change_grey, draw, warp_image
 from training.images.lesions import MASS, NODULE, draw_lesion
-from training.images.stored_masks import read_sides
+from training.images.stored_masks import check_places, read_sides
 from training.sets.index import FindingCase
 from training.sets.pixels import fit_mask, read_all, read_pixels, shrink
 
@@ -89,6 +89,8 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
                 raise DataError("Masking 'loose' and 'tight' need --masks, written by `masks`.")
             if drawing and (drawing.nodule or drawing.mass):
                 raise DataError("Synthetic lesions need --masks, written by `masks`.")
+        if masks is not None:
+            check_places(case.name for case in cases)
         self.cases = cases
         self._spec = spec
         self._mode = mode

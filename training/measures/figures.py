@@ -177,7 +177,7 @@ def lung_figures(
 
         counts = {name: int((~np.isnan(value)).sum()) for name, value in values.items()}
         counts[f"images_per_second_{dataset}"] = len(chosen)
-        patients = [result.case.patient_id for result in chosen]
+        patients = [" ".join(result.case.person) for result in chosen]
         figures |= bootstrap(patients, statistics, counts, resamples=resamples)
     return figures
 

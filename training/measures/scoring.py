@@ -21,7 +21,7 @@ from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask, MaskingMode
 from cxrdemo.saliency import explain
 from training.errors import DataError
-from training.images.stored_masks import read_sides
+from training.images.stored_masks import check_places, read_sides
 from training.measures.statistics import hd95
 from training.sets.index import FindingCase, LungCase
 from training.sets.pixels import read_mask
@@ -139,6 +139,8 @@ def run_classifier(
             f"Masking '{classifier.mode}' needs lung masks here. Write them with "
             "`python -m training masks` and give the folder as --masks."
         )
+    if masks is not None:
+        check_places(case.name for case in cases)
     logits, shares, areas, seconds = [], [], [], []
     for case in tqdm(cases, unit="image", desc=str(classifier.mode)):
         pixels = read_radiograph(case.image).pixels
@@ -156,7 +158,7 @@ def run_classifier(
         labels=np.array([[case.labels[key] == 1 for key in FINDING_KEYS] for case in cases]),
         no_finding=np.array([case.no_finding == 1 for case in cases]),
         # Two sets may number their patients alike.
-        patients=tuple(f"{case.dataset} {case.patient_id}" for case in cases),
+        patients=tuple(" ".join(case.person) for case in cases),
         rsna_normal=np.array([case.rsna_normal for case in cases]),
     )
     return Outputs(

@@ -4,7 +4,6 @@ No figure can be typed by hand: a card is written anew whenever its entry change
 compares the bundled cards with their entries.
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate, Sampl
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from training.measures.figures import WITHOUT_RSNA_NORMAL
 from training.sets.index import SPLITS, FindingCase, LungCase
+from training.sets.tables import read_table
+from training.writing import replacing
 
 UNTRAINED: Final = "SMOKE TEST: not trained"
 UNRECORDED: Final = "not recorded"
@@ -57,7 +58,8 @@ def write_cards(store: CheckpointStore) -> list[Path]:
     paths = []
     for spec in store.specs:
         path = store.folder / f"{spec.name}.md"
-        path.write_text(make_card(spec), encoding="utf-8")
+        with replacing(path) as draft:
+            draft.write_text(make_card(spec), encoding="utf-8")
         paths.append(path)
     return paths
 
@@ -94,8 +96,8 @@ def count_samples(
             `age` are used where it has them.
         cases: All cases of the folder.
     """
-    with (folder / "index.csv").open(newline="", encoding="utf-8") as stream:
-        rows = {row.get("image") or row["name"]: row for row in csv.DictReader(stream)}
+    table = read_table(folder / "index.csv", ())
+    rows = {(row.get("image") or row["name"]).replace("\\", "/"): row for row in table}
     samples = {}
     for split in SPLITS:
         chosen = [case for case in cases if case.split == split]
@@ -112,7 +114,7 @@ def count_samples(
         samples[split] = Sample(
             data=", ".join(dict.fromkeys(_set_name(row, folder) for row in of_split)),
             images=len(chosen),
-            patients=len({(case.dataset, case.patient_id) for case in chosen}),
+            patients=len({case.person for case in chosen}),
             positives=positives,
             views=_counted(of_split, "view"),
             sexes=_counted(of_split, "sex"),

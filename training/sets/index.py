@@ -3,14 +3,17 @@
 Two layouts of a folder with an `index.csv`; pixels come only through `cxrdemo.files`.
 """
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from training.errors import DataError
-from training.sets.tables import read_rows
+from training.sets.folders import files_in, without_image_suffix
+from training.sets.tables import read_table
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -26,6 +29,11 @@ class LungCase:
     mask: Path
     split: str
 
+    @property
+    def person(self) -> tuple[str, str]:
+        """Who it is: equal for two images of one patient, however the id is spelled."""
+        return person_of(self.dataset, self.patient_id)
+
 
 @dataclass(frozen=True)
 class FindingCase:
@@ -40,21 +48,29 @@ class FindingCase:
     split: str
     rsna_normal: bool = False
 
+    @property
+    def person(self) -> tuple[str, str]:
+        """Who it is: equal for two images of one patient, however the id is spelled."""
+        return person_of(self.dataset, self.patient_id)
+
 
 def read_lung_index(folder: Path) -> list[LungCase]:
-    """Reads `index.csv` of a folder with `images/` and `masks/`.
+    """Reads `index.csv` of a folder with `images/` and `masks/`, which may have sub-folders.
+
+    A row without a patient id is a patient of its own.
 
     Raises:
-        DataError: If a column or file is missing, or a patient is in two splits.
+        DataError: If a column or file is missing, an image is listed twice, or a patient is in two
+            splits.
     """
-    rows = read_rows(folder / "index.csv", ("name", "set", "patient_id", "split"))
-    masks = _files_by_stem(folder / "masks")
-    images = _files_by_stem(folder / "images")
+    rows = read_table(folder / "index.csv", ("name", "set", "patient_id", "split"))
+    masks = _files_by_name(folder / "masks")
+    images = _files_by_name(folder / "images")
     cases = [
         LungCase(
             name=row["name"],
             dataset=row["set"],
-            patient_id=row["patient_id"],
+            patient_id=row["patient_id"] or f"image {row['name']}",
             image=_find(images, row["name"], folder / "images"),
             mask=_find(masks, row["name"], folder / "masks"),
             split=row["split"],
@@ -68,21 +84,26 @@ def read_lung_index(folder: Path) -> list[LungCase]:
 def read_finding_index(folder: Path) -> list[FindingCase]:
     """Reads `index.csv` of a folder with `images/`; an empty label cell means unknown.
 
-    A set without a `split` column (data for pretraining) is all "train". A set without a patient
-    id gives each image one of its own.
+    An image may lie in a sub-folder and is then named with it. A set without a `split` column
+    (data for pretraining) is all "train". A set without a patient id gives each image one of its
+    own.
 
     Raises:
-        DataError: If a column or file is missing, or a patient is in two splits.
+        DataError: If a column or file is missing, an image is listed twice or lies elsewhere, or a
+            patient is in two splits.
     """
     columns = ("image", *FINDING_KEYS, *AUXILIARY_KEYS, NO_FINDING.key)
-    rows = read_rows(folder / "index.csv", columns)
+    rows = read_table(folder / "index.csv", columns)
     extra = [key for key in ("COVID",) if rows and key in rows[0]]
     keys = (*FINDING_KEYS, *AUXILIARY_KEYS, *extra)
     cases = []
     for row in rows:
-        path = folder / "images" / row["image"]
+        name = row["image"].replace("\\", "/")
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DataError(f"{folder / 'index.csv'} lists {name}, which is not inside images/.")
+        path = folder / "images" / name
         if not path.is_file():
-            raise DataError(f"{folder / 'index.csv'} lists {row['image']}, which is not there.")
+            raise DataError(f"{folder / 'index.csv'} lists {name}, which is not there.")
         labels = {key: _label(row, key, folder) for key in keys}
         no_finding = _label(row, NO_FINDING.key, folder)
         if no_finding == 1:
@@ -90,9 +111,9 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
             labels = {key: 0 if value is None else value for key, value in labels.items()}
         cases.append(
             FindingCase(
-                name=row["image"],
+                name=name,
                 dataset=row.get("dataset") or "nih",
-                patient_id=row.get("patient_id") or f"image {row['image']}",
+                patient_id=row.get("patient_id") or f"image {name}",
                 image=path,
                 labels=labels,
                 no_finding=no_finding,
@@ -105,35 +126,63 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
 
 
 def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path) -> None:
-    """Refuses an unknown split name and a patient in two splits.
+    """Refuses an unknown split name, an image listed twice and a patient in two splits.
+
+    Patients are told apart as people mean it: blanks, case, leading zeros and the ".0" of a
+    spreadsheet make no other patient.
 
     Raises:
-        DataError: Naming the patient or the split.
+        DataError: Naming the patient, the image or the split.
     """
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str], LungCase | FindingCase] = {}
+    images: set[Path] = set()
     for case in cases:
+        if case.image in images:
+            raise DataError(f"{folder / 'index.csv'} lists {case.name} twice. Keep one row.")
+        images.add(case.image)
         if case.split not in SPLITS:
             raise DataError(f"{folder / 'index.csv'}: split {case.split!r} is none of {SPLITS}.")
-        key = (case.dataset, case.patient_id)
-        if seen.setdefault(key, case.split) != case.split:
+        first = seen.setdefault(case.person, case)
+        if first.split != case.split:
+            other = "" if first.patient_id == case.patient_id else f" (as {first.patient_id!r})"
             raise DataError(
-                f"{folder / 'index.csv'}: patient {case.patient_id} is in {seen[key]} and "
+                f"{folder / 'index.csv'}: patient {case.patient_id} is in {first.split}{other} and "
                 f"{case.split}. Put all images of a patient into one split."
             )
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir()} if folder.is_dir() else {}
+def person_of(dataset: str, patient_id: str) -> tuple[str, str]:
+    """Equal for what people take for one patient of one set, see `check_splits`."""
+    return _plainly(dataset), _plainly(patient_id)
 
 
-def _find(files: Mapping[str, Path], stem: str, folder: Path) -> Path:
-    if stem not in files:
-        raise DataError(f"There is no image named {stem} in {folder}.")
-    return files[stem]
+def _plainly(name: str) -> str:
+    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", text)
+    return number[1] if number else text
+
+
+def _files_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Files by their place in a folder, without the suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in files_in(folder, deep=True):
+        name = without_image_suffix(path.relative_to(folder).as_posix())
+        found.setdefault(name, []).append(path)
+    return found
+
+
+def _find(files: Mapping[str, list[Path]], name: str, folder: Path) -> Path:
+    found = files.get(name, [])
+    if len(found) > 1:
+        words = " and ".join(path.name for path in found)
+        raise DataError(f"{folder} holds {words}: which of them is {name}? Remove the other.")
+    if not found:
+        raise DataError(f"There is no image named {name} in {folder}.")
+    return found[0]
 
 
 def _label(row: Mapping[str, str], key: str, folder: Path) -> int | None:
-    cell = row[key].strip()
+    cell = row[key]
     if cell not in ("", "0", "1", "0.0", "1.0"):
         raise DataError(
             f"{folder / 'index.csv'}: {row['image']} has {cell!r} in the column {key}. Write 1, 0, "

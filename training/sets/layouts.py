@@ -15,15 +15,17 @@ from typing import Final, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.placement import Placement
 from training.errors import DataError
-from training.sets.index import FindingCase, LungCase, read_finding_index, read_lung_index
+from training.sets.folders import files_in
+from training.sets.index import FindingCase, person_of, read_finding_index, read_lung_index
+from training.sets.pixels import read_mask
 from training.sets.tables import read_list, read_table
+from training.writing import replacing
 
 SPLIT_SEED: Final = 0
 
@@ -71,9 +73,10 @@ class LungSource:
     masks: tuple[Path, ...]
     split: str
 
-    def as_case(self, image: Path, mask: Path) -> LungCase:
-        """The case, once image and mask are one readable file each."""
-        return LungCase(self.name, self.dataset, self.patient_id, image, mask, self.split)
+    @property
+    def person(self) -> tuple[str, str]:
+        """Who it is: equal for two images of one patient, however the id is spelled."""
+        return person_of(self.dataset, self.patient_id)
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,10 @@ class Layout:
     """A published arrangement of files.
 
     Attributes:
-        kind: Which cases it gives: `LungSource` or `FindingCase`.
         expects: What the folder must hold, in words.
         read: The reader, given the folder and the seed of the split.
     """
 
-    kind: Literal["lungs", "findings"]
     expects: str
     read: Callable[[Path, int], Listing]
 
@@ -186,11 +187,16 @@ def read_montgomery(folder: Path, seed: int) -> Listing:
     halves = [root / "ManualMask" / side for side in ("leftMask", "rightMask")]
     parts = halves if halves[0].is_dir() else [root / "masks"]
     missing, cases = [], []
-    for image in sorted((root / "CXR_png").glob("*.png")):
-        masks = tuple(part / image.name for part in parts)
-        gone = [_relative(mask, folder) for mask in masks if not mask.is_file()]
+    masks_of = [_by_stem(part) for part in parts]
+    for stem, image in _by_stem(root / "CXR_png").items():
+        gone = [
+            _relative(part / image.name, folder)
+            for part, found in zip(parts, masks_of, strict=True)
+            if stem not in found
+        ]
         missing += gone
         if not gone:
+            masks = tuple(found[stem] for found in masks_of)
             cases.append(_one_patient_each("montgomery", image.stem, image, masks, seed))
     return Listing(tuple(cases), tuple(missing), ("each image counts as a patient of its own",))
 
@@ -202,14 +208,16 @@ def read_shenzhen(folder: Path, seed: int) -> Listing:
     """
     root = _root(folder, "CXR_png", ("ChinaSet_AllFiles",))
     masks = _first_folder(root, ("mask", "masks"))
-    images = {path.stem: path for path in (root / "CXR_png").glob("*.png")}
+    images = _by_stem(root / "CXR_png")
     missing, cases = [], []
-    for mask in sorted(masks.glob("*_mask.png")):
-        stem = mask.stem.removesuffix("_mask")
-        if stem in images:
-            cases.append(_one_patient_each("shenzhen", stem, images[stem], (mask,), seed))
+    for key, mask in _by_stem(masks).items():
+        if not key.endswith("_mask"):
+            continue
+        image = images.get(key.removesuffix("_mask"))
+        if image is not None:
+            cases.append(_one_patient_each("shenzhen", image.stem, image, (mask,), seed))
         else:
-            missing.append(f"CXR_png/{stem}.png")
+            missing.append(f"CXR_png/{mask.stem[: -len('_mask')]}.png")
     notes = (
         f"{len(images) - len(cases)} images have no mask and are left out",
         "each image counts as a patient of its own",
@@ -225,7 +233,9 @@ def read_jsrt(folder: Path, seed: int) -> Listing:
     """
     images: dict[str, Path] = {}
     halves: tuple[dict[str, Path], dict[str, Path]] = ({}, {})
-    for path in sorted(folder.rglob("JPC*")):
+    for path in files_in(folder, deep=True):
+        if not path.name.upper().startswith("JPC"):
+            continue
         place, suffix = path.parent.name.lower(), path.suffix.lower()
         if place in ("left lung", "right lung"):
             halves[place == "right lung"][path.stem.upper()] = path
@@ -289,18 +299,17 @@ def read_finding_folder(folder: Path, seed: int) -> Listing:
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "nih": Layout(
-        "findings",
         "Data_Entry_2017*.csv, train_val_list.txt, test_list.txt, images/ or images_001/images/",
         read_nih,
     ),
     "montgomery": Layout(
-        "lungs", "CXR_png/ and ManualMask/{leftMask,rightMask}/, or masks/", read_montgomery
+        "CXR_png/ and ManualMask/{leftMask,rightMask}/, or masks/", read_montgomery
     ),
-    "shenzhen": Layout("lungs", "CXR_png/ and mask/ or masks/ with *_mask.png", read_shenzhen),
-    "jsrt": Layout("lungs", "JPC*.IMG or .png, and SCR's 'left lung', 'right lung'", read_jsrt),
-    "rsua": Layout("lungs", "per class images/ and masks/", read_rsua),
-    "lungs": Layout("lungs", "index.csv, images/, masks/", read_lung_folder),
-    "findings": Layout("findings", "index.csv, images/", read_finding_folder),
+    "shenzhen": Layout("CXR_png/ and mask/ or masks/ with *_mask.png", read_shenzhen),
+    "jsrt": Layout("JPC*.IMG or .png, and SCR's 'left lung', 'right lung'", read_jsrt),
+    "rsua": Layout("per class images/ and masks/", read_rsua),
+    "lungs": Layout("index.csv, images/, masks/", read_lung_folder),
+    "findings": Layout("index.csv, images/", read_finding_folder),
 }
 """Every layout that `data` reads."""
 
@@ -346,13 +355,7 @@ def read_united_mask(source: LungSource, hw: tuple[int, int]) -> NDArray[np.bool
     """
     united = np.zeros(hw, bool)
     for path in source.masks:
-        try:
-            with Image.open(path) as picture:
-                mask = np.asarray(picture.convert("L")) > 127
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"The mask {path} cannot be read. Unpack it again.") from error
-        if not mask.any():
-            raise DataError(f"The mask {path} is empty. Remove it and its image from the set.")
+        mask = read_mask(path)
         height, width = mask.shape
         if abs(height * hw[1] / (width * hw[0]) - 1.0) > ASPECT_TOLERANCE:
             raise DataError(
@@ -365,7 +368,8 @@ def read_united_mask(source: LungSource, hw: tuple[int, int]) -> NDArray[np.bool
 
 def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     """Writes a mask as the project's lung folders hold it: 255 in the lungs, 0 elsewhere."""
-    cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
+    with replacing(path) as draft:
+        cv2.imwrite(str(draft), mask.astype(np.uint8) * 255)
 
 
 def _one_patient_each(
@@ -389,8 +393,12 @@ def _check_lists(
 ) -> None:
     """Refuses official lists that share an image or a patient, or that leave an image out."""
     patients: dict[str, str] = {}
+    names: set[str] = set()
     for row in rows:
         name, patient = row["Image Index"], row["Patient ID"]
+        if name in names:
+            raise DataError(f"{folder}: the table lists {name} twice. Fetch the official table.")
+        names.add(name)
         found = [split for split, names in (("train", train_val), ("test", test)) if name in names]
         if len(found) != 1:
             where = "both lists" if found else "neither list"
@@ -419,12 +427,21 @@ def _read_jsrt_raw(path: Path) -> NDArray[np.uint16]:
 
 
 def _files_by_name(folder: Path, places: Sequence[str]) -> dict[str, Path]:
-    return {
-        path.name: path
-        for place in places
-        if (folder / place).is_dir()
-        for path in (folder / place).iterdir()
-    }
+    return {path.name: path for place in places for path in files_in(folder / place, deep=True)}
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """PNG files by name in lower case without the suffix, from sub-folders too.
+
+    Raises:
+        DataError: If two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in files_in(folder, (".png",), deep=True):
+        other = found.setdefault(path.stem.lower(), path)
+        if other != path:
+            raise DataError(f"{other} and {path} have the same name. Remove or rename one of them.")
+    return found
 
 
 def _keyed_images(folder: Path) -> dict[str, Path]:
@@ -434,9 +451,7 @@ def _keyed_images(folder: Path) -> dict[str, Path]:
         DataError: If two of a folder cannot be told apart that way.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in (".bmp", ".png"):
-            continue
+    for path in files_in(folder, (".bmp", ".png")):
         key = re.sub(r"images?|masks?", "", path.stem.lower()).strip(" _-")
         if key in found:
             raise DataError(f"{found[key]} and {path} have the same number. Rename one of them.")

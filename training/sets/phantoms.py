@@ -1,6 +1,5 @@
 """Tiny sets of phantoms in the index layouts, for the smoke preset and the tests."""
 
-import csv
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +9,7 @@ import numpy as np
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.phantom import Phantom, make_phantom
 from training.sets.index import SPLITS
+from training.sets.tables import write_table
 
 PHANTOM_HW: Final = (160, 144)
 PHANTOMS_PER_CLASS: Final = 2
@@ -53,8 +53,5 @@ def make_phantom_sets(folder: Path) -> list[Phantom]:
                 {"name": stem, "set": "phantoms", "patient_id": seed, "split": split}
             )
     for name, of_set in rows.items():
-        with (folder / name / "index.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(of_set[0]))
-            writer.writeheader()
-            writer.writerows(of_set)
+        write_table(folder / name / "index.csv", of_set)
     return phantoms

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from cxrdemo.errors import CxrDemoError
@@ -16,6 +17,9 @@ from training.errors import DataError
 
 Case = TypeVar("Case")
 Kept = TypeVar("Kept")
+
+HIGHEST_NUMBER: Final = 8
+"""Grey values up to this are numbers of labels and no brightness."""
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
@@ -62,15 +66,44 @@ def fit_mask(mask: NDArray[np.bool_], hw: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A mask file as bool (H, W): set where the grey value is above the middle.
+    """A mask file as bool (H, W), of any of the kinds that people keep masks in.
+
+    Grey values up to `HIGHEST_NUMBER` are numbers of labels, so that everything but 0 is lung, as
+    in files of 0 and 1 or of `Side` values; likewise the indices of a palette of colours. Elsewhere
+    lung is what lies above the middle of the file's range, in its brightest channel.
 
     Raises:
         DataError: If the file is no image or the mask is empty.
     """
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if grey is None:
-        raise DataError(f"The mask {path} cannot be read. Mend it, or take it out of the index.")
-    mask = np.asarray(grey) > 127
+    try:
+        with Image.open(path) as picture:
+            mask = _lung_pixels(picture)
+    except (OSError, SyntaxError, ValueError) as error:  # all that Pillow raises of broken files
+        raise DataError(
+            f"The mask {path} cannot be read. Mend it, or take it and its image out of the set."
+        ) from error
     if not mask.any():
-        raise DataError(f"The mask {path} is empty. Remove it from the index.")
+        raise DataError(
+            f"The mask {path} is empty. Lungs must be bright, or numbered from 1. Mend it, or take "
+            "it and its image out of the set."
+        )
     return mask
+
+
+def _lung_pixels(picture: Image.Image) -> NDArray[np.bool_]:
+    if picture.mode == "P":
+        colours = np.asarray(picture.convert("RGB"))
+        if (colours.min(axis=2) != colours.max(axis=2)).any():
+            return np.asarray(picture) > 0
+        picture = picture.convert("L")
+    elif picture.mode not in ("1", "L", "I", "F") and not picture.mode.startswith("I;16"):
+        picture = picture.convert("RGB")
+    values = np.asarray(picture)
+    if values.dtype == bool:
+        return values
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    highest = float(values.max(initial=0))
+    if highest <= HIGHEST_NUMBER:
+        return np.asarray(values > 0)
+    return np.asarray(values > (127 if highest <= 255 else 32767))
