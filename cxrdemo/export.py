@@ -6,9 +6,9 @@ The JSON is described by docs/analysis.schema.json, against which the tests chec
 import csv
 import io
 import json
-import math
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -284,7 +284,16 @@ def _reading(analysis: Analysis, mode: MaskingMode) -> dict[str, Any]:
             "rule": "1 - the highest of the probabilities",
         },
         "cam_in_lung": {
-            label: None if math.isnan(share) else share
-            for label, share in zip(findings.labels, reading.cam_in_lung, strict=True)
+            label: place.in_lungs
+            for label, place in zip(findings.labels, reading.places, strict=True)
+        },
+        "heat": {
+            heat.label: {"grid": _cells(heat.grid), **asdict(place)}
+            for heat, place in zip(reading.saliency, reading.places, strict=True)
         },
     }
+
+
+def _cells(grid: NDArray[np.float32]) -> list[list[float]]:
+    """Rows of a map, to the digits that it has."""
+    return [[float(f"{value:.6g}") for value in row] for row in grid]

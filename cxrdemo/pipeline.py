@@ -15,7 +15,6 @@ from typing import Final, Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
@@ -39,13 +38,13 @@ from cxrdemo.results import (
     ALL_MASKINGS,
     GRAD_CAM,
     Analysis,
+    CanvasRegion,
     CheckpointUse,
     Findings,
     LungMask,
     MaskingMode,
     Probes,
     Reading,
-    SaliencyMap,
     Side,
     bounding_box,
 )
@@ -57,7 +56,7 @@ Builder = TypeVar("Builder")
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 Analyse = Callable[[Radiograph], Analysis]
-OnCanvas = Callable[[Placement], NDArray[np.bool_] | None]
+LungsAt = Callable[[Placement, tuple[int, int]], CanvasRegion | None]
 
 MAX_AT_ONCE: Final = 4
 """Images of one group: a visitor who comes meanwhile waits for all of them."""
@@ -331,7 +330,7 @@ class Pipeline:
         else:
             warnings.extend(f"Lung mask: {reason}" for reason in lungs.quality.reasons)
             lungs = None if lungs.is_empty else lungs
-        on_canvas = _on_canvases(lungs)
+        lungs_at = _regions_of(lungs)
         readings, unread = {}, []
         for mode in (m for m in ALL_MASKINGS if m in maskings):
             part = self._classifiers.get(mode)
@@ -342,7 +341,7 @@ class Pipeline:
             else:
                 with _timed(clock, f"findings {mode}"):
                     readings[mode] = self._read(
-                        radiograph, lungs, on_canvas, part, margin, method, warnings
+                        radiograph, lungs, lungs_at, part, margin, method, warnings
                     )
         if unread:
             warnings.append(
@@ -398,7 +397,7 @@ class Pipeline:
         self,
         radiograph: Radiograph,
         lungs: LungMask | None,
-        on_canvas: OnCanvas,
+        lungs_at: LungsAt,
         part: FindingClassifier,
         margin: float | None,
         method: str,
@@ -425,8 +424,10 @@ class Pipeline:
                 "apart, so each cell counts by what is kept of it. The numbers are unreliable."
             )
         maps = explain(part, evidence, method=method)
-        shares = tuple(cam_in_lung(heat, on_canvas(heat.placement)) for heat in maps)
-        return Reading(mode, width, kept, evidence.fill, findings, maps, shares)
+        where = (evidence.placement, maps[0].hw)
+        given, lung = CanvasRegion.of(kept, *where), lungs_at(*where)
+        places = tuple(heat.locate(given, lung) for heat in maps)
+        return Reading(mode, width, kept, evidence.fill, findings, maps, places)
 
     def _checkpoints_used(
         self, readings: Mapping[MaskingMode, Reading]
@@ -443,32 +444,14 @@ class Pipeline:
         )
 
 
-def cam_in_lung(heat: SaliencyMap, lungs: NDArray[np.bool_] | None) -> float:
-    """Share of a map's heat that lies inside the lung mask, 0..1.
-
-    Args:
-        heat: One label's map.
-        lungs: bool, the lungs on the classifier's canvas, as `heat.placement.mask` puts them there;
-            the same for all maps of one placement. None if there is no mask.
-
-    Returns:
-        Bars are left out. NaN if the map is all zero or there is no mask.
-    """
-    if lungs is None or heat.peak == 0.0:
-        return float("nan")
-    canvas_hw = heat.placement.target_hw
-    on_canvas = Placement.stretch(canvas_hw, canvas_hw).undo_map(heat.grid)
-    return float(on_canvas[lungs].sum() / on_canvas[heat.placement.content].sum())
-
-
-def _on_canvases(lungs: LungMask | None) -> OnCanvas:
-    """Where the lungs lie in each classifier's canvas, computed once for all that share one."""
+def _regions_of(lungs: LungMask | None) -> LungsAt:
+    """The lungs on each classifier's canvas and cells, computed once for all that share them."""
 
     @functools.cache
-    def on_canvas(placement: Placement) -> NDArray[np.bool_] | None:
-        return None if lungs is None else placement.mask(lungs.inside)
+    def lungs_at(placement: Placement, grid_hw: tuple[int, int]) -> CanvasRegion | None:
+        return None if lungs is None else CanvasRegion.of(lungs.inside, placement, grid_hw)
 
-    return on_canvas
+    return lungs_at
 
 
 def _lung_boxes(lungs: LungMask) -> dict[Side, tuple[float, float, float, float]]:

@@ -85,10 +85,8 @@ class Placement:
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Resizes a mask into the canvas: a pixel is set where at least half of it is covered."""
-        self._check(mask, self.source_hw)
-        # As bytes, which halve the time: 127.5 is rounded up.
-        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw)
-        return self._with_bars(covered, 0) >= 128
+        # 127.5 is rounded up.
+        return self._covered(mask) >= 128
 
     def shares(self, mask: NDArray[np.bool_], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
         """How much of each cell of a grid over the canvas a mask covers.
@@ -100,9 +98,7 @@ class Placement:
         Returns:
             float32 of `grid_hw`, 0..1, exactly 1 where all is covered. Bars are not.
         """
-        self._check(mask, self.source_hw)
-        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw)
-        cells = _resize_area(self._with_bars(covered, 0).astype(np.float32), grid_hw)
+        cells = _resize_area(self._covered(mask).astype(np.float32), grid_hw)
         # Where a cell ends within a pixel, its parts sum to 1 but for rounding.
         return cells / _resize_area(np.full(self.target_hw, 255, np.float32), grid_hw)
 
@@ -212,6 +208,12 @@ class Placement:
     @property
     def _offset_xy(self) -> NDArray[np.float32]:
         return np.array([self.offset_hw[1], self.offset_hw[0]], np.float32)
+
+    def _covered(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """How much of each pixel of the canvas a mask covers, in 255ths: bytes halve the time."""
+        self._check(mask, self.source_hw)
+        covered = _resize_area(mask.view(np.uint8) * np.uint8(255), self.content_hw)
+        return self._with_bars(covered, 0)
 
     def _with_bars(self, content: NDArray[Pixel], fill: float) -> NDArray[Pixel]:
         """The content in its place on the canvas."""

@@ -6,7 +6,7 @@ Sides are the patient's: the patient's right lung lies on the left of a frontal 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,6 +178,44 @@ class Findings:
 
 
 @dataclass(frozen=True, eq=False)
+class CanvasRegion:
+    """Pixels of an image as a classifier's canvas and its cells show them.
+
+    Attributes:
+        canvas: bool, the region on the canvas.
+        shares: float32 (h, w), 0..1, how much of each cell lies in it.
+    """
+
+    canvas: NDArray[np.bool_]
+    shares: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.bool_], placement: Placement, grid_hw: tuple[int, int]) -> Self:
+        """Takes a region of the image, bool (H, W), to the canvas that a placement leads to."""
+        return cls(placement.mask(pixels), placement.shares(pixels, grid_hw))
+
+
+@dataclass(frozen=True)
+class HeatPlace:
+    """Where the heat of one map lies; all None where the map is all zero.
+
+    Attributes:
+        hottest: (x, y) of the centre of the hottest cell in pixels of the image; where that lies on
+            a bar beside the image, the nearest point of the image.
+        in_kept: Share of the heat in what the classifier was given, 0..1; bars are left out.
+        in_lungs: Share of the heat in the lungs, likewise; None also where no lungs are known.
+        hottest_in_kept: Whether at least half of the hottest cell was given to the classifier.
+        hottest_in_lungs: Whether at least half of it is lung; None also where none are known.
+    """
+
+    hottest: tuple[float, float] | None = None
+    in_kept: float | None = None
+    in_lungs: float | None = None
+    hottest_in_kept: bool | None = None
+    hottest_in_lungs: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class SaliencyMap:
     """Where one label's logit comes from, on the grid the network really has.
 
@@ -199,6 +237,11 @@ class SaliencyMap:
             raise ValueError("grid must be a finite (h, w) array of values >= 0")
 
     @property
+    def hw(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        return self.grid.shape[0], self.grid.shape[1]
+
+    @property
     def heat(self) -> NDArray[np.float32]:
         """float32 (H, W) on the radiograph's grid, bilinear, unscaled."""
         return self.placement.undo_map(self.grid)
@@ -207,6 +250,47 @@ class SaliencyMap:
     def peak(self) -> float:
         """Largest value of the grid, >= 0."""
         return float(self.grid.max())
+
+    @property
+    def hottest(self) -> tuple[float, float] | None:
+        """Where the hottest cell lies in the image, see `HeatPlace`; None for a map of zeros."""
+        if self.peak == 0.0:
+            return None
+        (row, column), (rows, columns) = self._hottest_cell, self.hw
+        height, width = self.placement.target_hw
+        centre = np.array([[(column + 0.5) / columns * width, (row + 0.5) / rows * height]])
+        at = self.placement.undo_points(centre.astype(np.float32))[0]
+        x, y = np.clip(at, 0, self.placement.source_hw[::-1])
+        return float(x), float(y)
+
+    def locate(self, kept: CanvasRegion, lungs: CanvasRegion | None) -> HeatPlace:
+        """Tells where the heat lies.
+
+        Args:
+            kept: What the classifier was given.
+            lungs: Both lungs, or None where none are known.
+        """
+        if self.peak == 0.0:
+            return HeatPlace()
+        canvas_hw = self.placement.target_hw
+        # Bilinear, as it is drawn.
+        heat = Placement.stretch(canvas_hw, canvas_hw).undo_map(self.grid)
+        whole = float(heat[self.placement.content].sum(dtype=np.float64))
+
+        def share(region: CanvasRegion | None) -> float | None:
+            if region is None or whole == 0.0:
+                return None
+            return min(1.0, float(heat[region.canvas].sum(dtype=np.float64)) / whole)
+
+        def holds(region: CanvasRegion | None) -> bool | None:
+            return None if region is None else bool(region.shares[self._hottest_cell] >= 0.5)
+
+        return HeatPlace(self.hottest, share(kept), share(lungs), holds(kept), holds(lungs))
+
+    @property
+    def _hottest_cell(self) -> tuple[int, int]:
+        row, column = np.unravel_index(self.grid.argmax(), self.grid.shape)
+        return int(row), int(column)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,8 +304,7 @@ class Reading:
         fill: Level, 0..1, that it was given in place of the others.
         findings: Logits, probabilities, thresholds.
         saliency: One map per label, in the order of `findings.labels`.
-        cam_in_lung: Per label, the share of heat inside the lung mask, 0..1; NaN where a map is
-            all zero or no lung was found.
+        places: Where the heat of each map lies, in the same order.
     """
 
     mode: MaskingMode
@@ -230,7 +313,7 @@ class Reading:
     fill: float
     findings: Findings
     saliency: tuple[SaliencyMap, ...]
-    cam_in_lung: tuple[float, ...]
+    places: tuple[HeatPlace, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,9 +43,11 @@ def assert_same_results(plain: Analysis, fast: Analysis) -> None:
     """The accuracy of a fast path in fp32."""
     assert_same_findings(plain, fast)
     for mode, reading in plain.readings.items():
-        np.testing.assert_allclose(
-            fast.readings[mode].cam_in_lung, reading.cam_in_lung, atol=0.02, equal_nan=True
+        after, before = (
+            np.array([place.in_lungs for place in one.places], float)
+            for one in (fast.readings[mode], reading)
         )
+        np.testing.assert_allclose(after, before, atol=0.02, equal_nan=True)
 
 
 def assert_same_heat_as_shown(plain: Analysis, fast: Analysis) -> None:
@@ -55,7 +57,7 @@ def assert_same_heat_as_shown(plain: Analysis, fast: Analysis) -> None:
             other_heat = fast.readings[mode].saliency[index]
             assert np.abs(heat.grid - other_heat.grid).max() <= 0.03 * plain.peak
             if heat.peak > 0.05 * plain.peak:
-                shares = (r.readings[mode].cam_in_lung[index] for r in (plain, fast))
+                shares = (r.readings[mode].places[index].in_lungs for r in (plain, fast))
                 assert np.ptp(list(shares)) <= 0.02
 
 

@@ -114,6 +114,24 @@ def test_no_record_gives_a_verdict_on_a_doubtful_image_or_by_unproven_weights(
     assert {row["doubts"] for row in rows_of_record(record)} == {"Bones are dark."}
 
 
+def test_heat_is_told_with_its_cells_and_its_place(analysis: Analysis) -> None:
+    record = json.loads(json_bytes(record_of(analysis)))
+    for mode, reading in analysis.readings.items():
+        told = record["maskings"][str(mode)]["heat"]
+        assert list(told) == list(reading.findings.labels)
+        for heat, place in zip(reading.saliency, reading.places, strict=True):
+            one = told[heat.label]
+            np.testing.assert_allclose(one.pop("grid"), heat.grid, rtol=1e-5)
+            assert one.pop("hottest") == (list(place.hottest) if place.hottest else None)
+            assert one == {
+                "in_kept": place.in_kept,
+                "in_lungs": place.in_lungs,
+                "hottest_in_kept": place.hottest_in_kept,
+                "hottest_in_lungs": place.hottest_in_lungs,
+            }
+            assert record["maskings"][str(mode)]["cam_in_lung"][heat.label] == place.in_lungs
+
+
 def test_a_name_that_is_no_utf8_survives_as_json() -> None:
     name = b"scan-\xff.png".decode("utf-8", "surrogateescape")
     stored = json_bytes(error_to_json(UnreadableImageError("no"), name=name))

@@ -5,7 +5,6 @@ that a toggle or a slider may ask for is in here, so that neither makes a reques
 """
 
 import base64
-import math
 import secrets
 from collections.abc import Mapping
 from typing import Final, TypedDict, Unpack
@@ -253,7 +252,7 @@ def _masking(reading: Reading, spec: CheckpointSpec | None) -> MaskingPart:
             {
                 "p": float(findings.probabilities[index]),
                 "proven": bool(findings.beats_chance[index]),
-                "inLung": _none_if_nan(reading.cam_in_lung[index]),
+                "inLung": reading.places[index].in_lungs,
                 "auroc": _estimate(spec.auroc(key)) if spec else None,
                 "points": _points(labels[index]) if labels else [],
             }
@@ -303,10 +302,6 @@ def _estimate(estimate: Estimate | None) -> str | None:
     if estimate is None:
         return None
     return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f}, n = {estimate.n})"
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

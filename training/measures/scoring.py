@@ -16,9 +16,8 @@ from cxrdemo.errors import CheckpointError
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN, kept_region
-from cxrdemo.pipeline import cam_in_lung
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.results import LungMask, MaskingMode
+from cxrdemo.results import CanvasRegion, LungMask, MaskingMode
 from cxrdemo.saliency import explain
 from training.errors import DataError
 from training.images.stored_masks import check_places, read_sides
@@ -150,8 +149,11 @@ def run_classifier(
         findings, evidence = classifier.classify(pixels, kept)
         seconds.append(time.perf_counter() - start)
         logits.append(findings.logits)
-        on_canvas = None if lungs is None else evidence.placement.mask(lungs)
-        shares.append([cam_in_lung(heat, on_canvas) for heat in explain(classifier, evidence)])
+        maps = explain(classifier, evidence)
+        where = (evidence.placement, maps[0].hw)
+        given = CanvasRegion.of(kept, *where)
+        lung = None if lungs is None else CanvasRegion.of(lungs, *where)
+        shares.append([heat.locate(given, lung).in_lungs for heat in maps])
         areas.append(float("nan") if lungs is None else float(lungs.mean()))
     scores = Scores(
         logits=np.array(logits, np.float64),
