@@ -14,7 +14,7 @@ from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode, Side
 from cxrdemo.segmenter import SamNetwork
-from training.commands.classify import ClassifySettings, ClassifyTask, known_label_loss
+from training.commands.classify import ClassifySettings, ClassifyTask
 from training.commands.segment import (
     SegmentSettings,
     SegmentTask,
@@ -23,10 +23,10 @@ from training.commands.segment import (
     sample_points,
 )
 from training.engine.draws import Draw
+from training.engine.losses import UNKNOWN, known_label_loss
 from training.errors import DataError
 from training.images.findings import (
     OUTPUTS,
-    UNKNOWN,
     Drawing,
     FindingDataset,
     doubt_overread,
@@ -44,6 +44,8 @@ SEGMENT = SegmentSettings(
 )  # fmt: skip
 CLASSIFY = ClassifySettings(
     data="d", extra=[], masks=None, out="o", masking="none", backbone="resnet50", init=None,
+    start=None, boxes=None, fill="kept-mean", pooling="kept", decoys=0.0, jitter_edges=False,
+    place_weight=0.0, beyond_weight=0.0,
     size=64, epochs=1, images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4,
     lr=1e-3, weight_decay=0.0, ema=0.0, patience=0, precision="fp32", devices=1, num_nodes=1,
     select="best", seed=0, workers=0,
@@ -173,6 +175,7 @@ def test_steps_of_the_classifier_lower_the_loss() -> None:
     batch = {
         "image": torch.rand(4, 3, 64, 64),
         "labels": torch.randint(0, 2, (4, len(OUTPUTS))).float(),
+        "weights": torch.ones(4, 1, 2, 2),
     }
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
     losses = []
@@ -257,7 +260,9 @@ def test_a_lesion_is_bright_round_within_its_size_and_centred_in_the_lungs(
     height = rows[-1] - rows[0] + 1
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        changed = draw_lesion(phantom.radiograph.pixels, lungs, kind, rng)
+        lesion = draw_lesion(phantom.radiograph.pixels, lungs, kind, rng)
+        assert lesion is not None
+        changed = lesion.pixels
         added = changed - phantom.radiograph.pixels
         assert added.min() >= 0.0
         assert changed.max() <= 1.0

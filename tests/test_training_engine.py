@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from safetensors.torch import load_file, save_file
 
-from cxrdemo.classifier import build_network, output_layer
+from cxrdemo.classifier import build_network, grid_of, output_layer
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
@@ -92,6 +92,7 @@ def classify_flags(data: Path, out: Path, **more: object) -> list[str]:
         "masking": "loose", "data": data, "masks": data / "sides", "out": out, "size": 32,
         "backbone": "torchvision/mobilenet_v3_small", "images_per_epoch": 24, "batch": 8,
         "epochs": 2, "nodules": 0.3, "lr": 1e-3, "ema": 0.9, "workers": 0, "precision": "fp32",
+        "pooling": "all",
     } | more  # fmt: skip
     words = [[f"--{key.replace('_', '-')}", str(value)] for key, value in flags.items()]
     return ["classify", *(word for pair in words for word in pair)]
@@ -380,7 +381,8 @@ def test_bad_data_is_named_with_its_remedy_before_training_starts(
     monkeypatch.setattr(classify, "fit_run", never)
     monkeypatch.setattr(segment, "fit", never)
     monkeypatch.setattr(segment, "start_network", lambda _: None)
-    monkeypatch.setattr(classify, "start_network", lambda _: None)
+    network = build_network("timm/test_resnet", len(OUTPUTS))
+    monkeypatch.setattr(classify, "start_network", lambda _: network)
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
     shutil.copytree(data, folder / "extra")
@@ -403,6 +405,11 @@ def test_bad_data_is_named_with_its_remedy_before_training_starts(
         ({"devices": 3}, "cannot be shared out among 3 processes"),
         ({"images_per_epoch": 4}, "less than one --batch of 8"),
         ({"nodules": 1.5}, "--nodules is a part"),
+        ({"nodules": 0.6, "decoys": 0.5}, "--nodules, --masses and --decoys are parts of the same"),
+        ({"pooling": "kept"}, "has one cell for an input of 32 px"),
+        ({"place_weight": -1}, "--place-weight must be 0 or more"),
+        ({"boxes": "/nowhere/boxes.csv"}, "There is no /nowhere/boxes.csv"),
+        ({"start": "imagenet-lite0"}, "--start imagenet-lite0 fits the backbones"),
         ({"init": "/nowhere/weights.pth"}, "There is no file /nowhere/weights.pth"),
         ({"backbone": "timm/vit_tiny_patch16_224"}, "does not end in global average pooling"),
     ],
@@ -426,7 +433,8 @@ def test_one_step_touches_what_it_should_and_nothing_else(data: Path, tmp_path: 
     task.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     torch.manual_seed(0)
     labels = torch.randint(0, 2, (4, len(OUTPUTS))).float()
-    batch = {"image": torch.rand(4, 3, 64, 64), "labels": labels}
+    cells = torch.ones(4, 1, *grid_of(network, (64, 64)))
+    batch = {"image": torch.rand(4, 3, 64, 64), "labels": labels, "weights": cells}
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
     losses = []

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from cxrdemo.classifier import activations_of
-from cxrdemo.inputs import InputSpec
 from cxrdemo.results import MaskingMode
 from training.commands import classify
 from training.engine.draws import Draw, DrawSampler, gather_rows, train_loader, val_loader
@@ -151,12 +150,11 @@ def fit_views(settings: PretrainSettings, modes: tuple[MaskingMode, ...]) -> Non
     """Trains without labels; the head keeps its random weights."""
     network = classify.start_network(settings)
     cases = read_finding_index(Path(settings.data))
-    spec = InputSpec(hw=(settings.size, settings.size))
     val = [case for case in cases if case.split == "val"]
     unmasked = Drawing(modes=(MaskingMode.NONE,))
-    validation = TwoViews(FindingDataset(val, spec, drawing=unmasked))
+    validation = TwoViews(FindingDataset(val, settings.inputs, drawing=unmasked))
     # No lesions here: one that is in one view alone would have to be overlooked.
-    data, weights = classify.training_images(settings, cases, spec, Drawing(modes=modes))
+    data, weights = classify.training_images(settings, cases, Drawing(modes=modes))
     sampler = DrawSampler(
         len(data), seed=settings.seed, weights=weights, count=settings.images_per_epoch
     )

@@ -34,7 +34,8 @@ from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
 from training.commands.calibrate import add_method_argument
-from training.commands.segment import input_spec
+from training.commands.classify import input_spec
+from training.commands.segment import input_spec as segmenter_input
 from training.engine.record import read_record
 from training.engine.run_folder import RunFolder
 from training.errors import DataError
@@ -50,7 +51,7 @@ from training.writing import replacing
 
 WORST_CASES: Final = 5
 OWN_CHECKPOINTS: Final = Path(__file__).resolve().parents[2] / "checkpoints"
-PATH_SETTINGS: Final = ("data", "extra", "masks", "out", "init")
+PATH_SETTINGS: Final = ("data", "extra", "masks", "boxes", "out", "init")
 NEEDED_WITH_RUN: Final = ("data", "trained_on", "licence")
 
 
@@ -156,9 +157,9 @@ def list_checkpoint(
     return store, spec
 
 
-def _model(spec: CheckpointSpec) -> str:
-    """A checkpoint's name without its version; the name itself may hold dots, as timm's do."""
-    return spec.name.rpartition(".v")[0]
+def _model(spec: CheckpointSpec) -> tuple[str, MaskingMode | None]:
+    """Of which a folder lists one: the segmenter, or the classifier of a masking."""
+    return spec.task, spec.masking
 
 
 def _origin(run: Path, settings: Mapping[str, Any]) -> Origin:
@@ -196,7 +197,7 @@ def _publish_segmenter(
     args: argparse.Namespace, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> CheckpointSpec:
     architecture = settings["architecture"]
-    inputs = input_spec(architecture, settings["size"])
+    inputs = segmenter_input(architecture, settings["size"])
     # The architecture's name ends with its usual size; these weights may be of another one.
     family = architecture.removeprefix("sam-").rpartition("-")[0]
     name = f"lungs-{family}-{inputs.hw[0]}.v{args.version}"
@@ -233,10 +234,11 @@ def _publish_classifier(
     network = build_network(backbone, len(FINDING_KEYS))
     rows = [OUTPUTS.index(key) for key in FINDING_KEYS]
     kept = keep_outputs(state, rows, layer=output_layer(network))
-    spec = _write(args, name, "findings", backbone, kept, InputSpec(hw=(size, size)))
+    inputs = input_spec(size, settings.get("fill", "black"))
+    spec = _write(args, name, "findings", backbone, kept, inputs)
     # The class wants labels; the real ones follow from its own output below.
     blank = tuple(LabelSpec(key, 1.0, 0.0, 0.5, UNTRAINED) for key in FINDING_KEYS)
-    spec = replace(spec, masking=mode, labels=blank)
+    spec = replace(spec, masking=mode, labels=blank, pooling=settings.get("pooling", "all"))
     if mode is MaskingMode.LOOSE:
         spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
     load_strictly(network, read_weights(args.run / spec.file), name)

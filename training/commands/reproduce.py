@@ -23,6 +23,7 @@ from training.commands.chain import Step, describe, publication, run_chain
 from training.engine.run_folder import RunFolder
 from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME
+from training.sets.boxes import BOXES_NAME
 from training.sets.index import FindingCase, read_finding_index, read_lung_index
 from training.sets.phantoms import make_phantom_sets
 
@@ -77,11 +78,12 @@ PRESETS: Final[Mapping[str, Preset]] = {
         ),
         pretrain=_flags(
             "--size 160 --epochs 20 --images-per-epoch 3072 --extra-share 0.4 --batch 64 --lr 1e-3 "
-            "--nodules 0.12 --masses 0.08 --workers 2"
+            "--nodules 0.12 --masses 0.08 --workers 2 --fill black --pooling all"
         ),
         classify=_flags(
             "--size 224 --epochs 5 --images-per-epoch 1024 --extra-share 0.15 --batch 32 "
-            "--lr 2e-4 --nodules 0.08 --masses 0.06 --select best --workers 2"
+            "--lr 2e-4 --nodules 0.08 --masses 0.06 --fill black --pooling all --select best "
+            "--workers 2"
         ),
         licence="Research use. See the terms of each data set.",
     ),
@@ -178,6 +180,7 @@ def plan(
     lungs, nih, extra = data / "lungs", data / "nih", data / "pretrain"
     folder, mask_folder = out / "checkpoints", out / "masks"
     has_extra = preset.pretrain is not None and (extra / "index.csv").is_file()
+    boxes = nih / BOXES_NAME
     finding_cases: list[FindingCase] = read_finding_index(nih)
     extra_cases = read_finding_index(extra) if has_extra else []
     marked = ("--allow-untrained",) if preset.makes_data else ()
@@ -197,6 +200,8 @@ def plan(
     steps.append(Step("masks", "masks", flags, mask_folder / QUALITY_NAME))
     measured = ("--data", str(nih), "--masks", str(mask_folder))
     shared = (*measured, "--extra", str(extra)) if has_extra else measured
+    if boxes.is_file():
+        shared = (*shared, "--boxes", str(boxes))
     start = imagenet
     if preset.pretrain is not None:
         start = RunFolder(out / "pretrain").network

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from training.errors import DataError
 
-FREE_SETTINGS: Final = frozenset({"workers", "data", "extra", "masks", "init", "out"})
+FREE_SETTINGS: Final = frozenset({"workers", "data", "extra", "masks", "boxes", "init", "out"})
 """May differ when a run is resumed: where things lie, and what changes no number."""
 
 

@@ -1,7 +1,7 @@
 """Images and labels as a classifier in training sees them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cxrdemo.inputs import InputSpec, normalise, place
+from cxrdemo.inputs import InputSpec, normalise
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
-from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, fill_level, kept_region
+from cxrdemo.masking import DEFAULT_MARGIN, cell_weights, kept_region, masked_input
+from cxrdemo.placement import Placement
 from cxrdemo.results import MaskingMode
 from training.engine.draws import Draw
+from training.engine.losses import UNKNOWN
 from training.errors import DataError
-from training.images.augment import Ranges, change_grey, draw, warp_image
+from training.images.augment import Ranges, change_grey, draw, warp_image, warp_mask
+from training.images.edges import jitter_edges
 from training.images.lesions import MASS, NODULE, draw_lesion
 from training.images.stored_masks import check_places, read_sides
+from training.sets.boxes import Box
 from training.sets.index import FindingCase
 from training.sets.pixels import fit_mask, read_all, read_pixels, shrink
 
 OUTPUTS: Final = (*FINDING_KEYS, *AUXILIARY_KEYS, "COVID")
-UNKNOWN: Final = -1.0
 
 MARGIN_RANGE: Final = (0.02, 0.20)
 """Loose margins drawn in training, as fractions of the lungs' height."""
@@ -34,6 +37,13 @@ MAX_SAMPLING_WEIGHT: Final = 6.0
 DEFAULT_RANGES: Final = Ranges()
 WORKING_SCALE: Final = 1.5
 """Training images are kept at this many times the canvas: enough detail, and quick to change."""
+
+
+NOWHERE: Final = -1
+"""The output whose place is known, where none is."""
+
+LEAST_PLACE: Final = 0.05
+"""A place that covers less of every cell than this is too little to teach."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +55,40 @@ class Drawing:
         ranges: Geometry and grey levels.
         nodule: Chance of a synthetic nodule, 0..1.
         mass: Chance of a synthetic mass, 0..1, where no nodule was drawn.
+        decoy: Chance of a nodule or mass outside the lungs, which changes no label, where none was
+            drawn inside them; only where a masking keeps such places.
+        jitter: Whether the edges of the lungs are changed before they mask.
+        boxes: Known places of real findings, by image name.
     """
 
     modes: tuple[MaskingMode, ...]
     ranges: Ranges = DEFAULT_RANGES
     nodule: float = 0.0
     mass: float = 0.0
+    decoy: float = 0.0
+    jitter: bool = False
+    boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """One use of an image, before it is placed on the canvas.
+
+    Attributes:
+        pixels: float32 (H, W) in 0..1.
+        kept: bool (H, W), what the masking keeps.
+        labels: By key.
+        lungs: bool (H, W) where heat may be; None where anywhere.
+        place: bool (H, W), where the finding `placed` is; None where unknown.
+        placed: Key of that finding.
+    """
+
+    pixels: NDArray[np.float32]
+    kept: NDArray[np.bool_]
+    labels: Mapping[str, int | None]
+    lungs: NDArray[np.bool_] | None = None
+    place: NDArray[np.bool_] | None = None
+    placed: str = ""
 
 
 class FindingDataset(Dataset[dict[str, Tensor]]):
@@ -69,6 +107,8 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         masks: Path | None = None,
         lungs: Sequence[NDArray[np.bool_]] | None = None,
         drawing: Drawing | None = None,
+        grid_hw: tuple[int, int] | None = None,
+        pools_kept: bool = True,
     ) -> None:
         """Reads every image and mask once, so that a bad one is found now.
 
@@ -77,8 +117,12 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             spec: The classifier's input.
             mode: Masking where nothing is drawn.
             masks: Folder written by `masks`; needed for masking and for lesions.
-            lungs: Lung masks to use instead of that folder, one per case, of any size.
+            lungs: Rough lung masks to use instead of that folder, one per case, of any size: good
+                enough to draw lesions in.
             drawing: What to draw at random; None for the image as the app would see it.
+            grid_hw: Cells of the network's last activations, see `classifier.grid_of`; None where
+                nobody asks for them.
+            pools_kept: Whether the network averages over the kept cells alone.
 
         Raises:
             DataError: If an image or mask is missing or unreadable, or masks are not given.
@@ -97,6 +141,8 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         self._drawing = drawing
         self._masks = masks
         self._lungs = lungs
+        self._grid_hw = grid_hw
+        self._pools_kept = pools_kept
         self._limit = round(WORKING_SCALE * max(spec.hw))
         kept = read_all(range(len(cases)), self._read_and_keep)
         self._kept = [item for item in kept if item is not None]
@@ -105,37 +151,107 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         return len(self.cases)
 
     def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
-        """Image (3, h, w), labels (K,): 1, 0, or `UNKNOWN`, and index ()."""
+        """One image as the network is given it.
+
+        Returns:
+            "image" (3, H, W), "labels" (K,): 1, 0, or `UNKNOWN`, and "index" (). With a grid also
+            "weights" (1, h, w), what each cell counts; "beyond" (h, w), how far each cell lies
+            outside the lungs, 0..1, 0 everywhere if nothing is held against it; "place" (h, w), how
+            much of each cell is the finding whose index is "placed" (), or `NOWHERE`.
+        """
         index = draw_of.index
         grey, lungs = self._kept[index].open() if self._kept else self._read(index)
         pixels = grey.astype(np.float32) / 255.0
-        labels = dict(self.cases[index].labels)
         if lungs is not None and not lungs.any():
             lungs = None  # no lungs found: there is nothing to mask
-        mode, margin, change = self._mode, DEFAULT_MARGIN, None
+        labels = self.cases[index].labels
         if self._drawing is not None:
-            drawing = self._drawing
             rng = np.random.default_rng(draw_of.seed)
-            change = draw(rng, pixels.shape, drawing.ranges)
-            mode = drawing.modes[rng.integers(len(drawing.modes))]
-            margin = rng.uniform(*MARGIN_RANGE)
-            chance = rng.random()
-            if lungs is not None and chance < drawing.nodule + drawing.mass:
-                kind = NODULE if chance < drawing.nodule else MASS
-                pixels = draw_lesion(pixels, lungs, kind, rng)
-                labels[kind.key] = 1
-            pixels = change_grey(pixels, change)
-        if lungs is not None:
-            kept = kept_region(lungs, mode=mode, margin=margin)
-            pixels = apply_mask(pixels, kept, fill=fill_level(pixels, kept, self._spec.fill))
-        if change is not None:
-            pixels = warp_image(pixels, change)
-        canvas, _ = place(pixels, self._spec)
-        values = [labels.get(key) for key in OUTPUTS]
-        return {
-            "image": torch.from_numpy(normalise(canvas, self._spec)),
+            drawn = self._draw(self.cases[index], pixels, lungs, self._drawing, rng)
+        elif lungs is None:
+            drawn = _Drawn(pixels, np.ones(pixels.shape, bool), labels)
+        else:
+            kept = kept_region(lungs, mode=self._mode, margin=DEFAULT_MARGIN)
+            drawn = _Drawn(pixels, kept, labels)
+        given = masked_input(drawn.pixels, drawn.kept, self._spec)
+        values = [drawn.labels.get(key) for key in OUTPUTS]
+        item = {
+            "image": torch.from_numpy(normalise(given.canvas, self._spec)),
             "labels": torch.tensor([UNKNOWN if v is None else float(v) for v in values]),
             "index": torch.tensor(index),
+        }
+        if self._grid_hw is None:
+            return item
+        return item | self._cells(drawn, given.placement, self._grid_hw)
+
+    def _draw(
+        self,
+        case: FindingCase,
+        pixels: NDArray[np.float32],
+        lungs: NDArray[np.bool_] | None,
+        drawing: Drawing,
+        rng: np.random.Generator,
+    ) -> _Drawn:
+        """Everything that is random about one use of an image."""
+        change = draw(rng, pixels.shape, drawing.ranges)
+        mode = drawing.modes[rng.integers(len(drawing.modes))]
+        margin, chance = rng.uniform(*MARGIN_RANGE), rng.random()
+        labels, place, placed = dict(case.labels), None, ""
+        kept = np.ones(pixels.shape, bool)
+        if lungs is not None and mode is not MaskingMode.NONE:
+            edged = jitter_edges(lungs, rng) if drawing.jitter else lungs
+            kept = kept_region(edged, mode=mode, margin=margin)
+        real = drawing.nodule + drawing.mass
+        if lungs is not None and chance < real:
+            kind = NODULE if chance < drawing.nodule else MASS
+            lesion = draw_lesion(pixels, lungs, kind, rng, centres=lungs & kept)
+            if lesion is not None:
+                pixels, place, placed = lesion.pixels, lesion.place, kind.key
+                labels[kind.key] = 1
+        elif lungs is not None and chance < real + drawing.decoy and self._lungs is None:
+            kind = NODULE if rng.random() < 0.5 else MASS
+            lesion = draw_lesion(pixels, lungs, kind, rng, centres=kept, beyond=True)
+            if lesion is not None:
+                pixels = lesion.pixels
+        elif case.name in drawing.boxes:
+            boxes = drawing.boxes[case.name]
+            box = boxes[rng.integers(len(boxes))]
+            place, placed = box.region((pixels.shape[0], pixels.shape[1])), box.label
+        pixels = warp_image(change_grey(pixels, change), change)
+        kept = warp_mask(kept, change)
+        if not kept.any():
+            kept[:] = True  # a scrap of a mask that the change moved out of the picture
+        # Rough lungs hold nothing against heat beside them, and a tight mask leaves no such place.
+        holds = lungs is not None and self._lungs is None and mode is not MaskingMode.TIGHT
+        return _Drawn(
+            pixels=pixels,
+            kept=kept,
+            labels=labels,
+            lungs=warp_mask(lungs, change) if holds and lungs is not None else None,
+            place=None if place is None else warp_mask(place, change),
+            placed=placed,
+        )
+
+    def _cells(
+        self, drawn: _Drawn, placement: Placement, grid_hw: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """What an item says about each cell of the grid."""
+        weights = cell_weights(placement.shares(drawn.kept, grid_hw))
+        if not self._pools_kept:
+            weights = np.ones_like(weights)
+        beyond, place, placed = np.zeros_like(weights), np.zeros_like(weights), NOWHERE
+        if drawn.lungs is not None:
+            # A cell that is half lung is the lungs'.
+            beyond = 1 - np.minimum(1, 2 * placement.shares(drawn.lungs, grid_hw))
+        if drawn.place is not None:
+            shares = placement.shares(drawn.place, grid_hw) * (weights > 0)
+            if shares.max() >= LEAST_PLACE:
+                place, placed = shares / shares.max(), OUTPUTS.index(drawn.placed)
+        return {
+            "weights": torch.from_numpy(weights)[None],
+            "beyond": torch.from_numpy(np.asarray(beyond, np.float32)),
+            "place": torch.from_numpy(np.asarray(place, np.float32)),
+            "placed": torch.tensor(placed),
         }
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
@@ -178,6 +294,7 @@ class JointDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(self, parts: Sequence[FindingDataset]) -> None:
         self._parts = parts
+        self.cases = [case for part in parts for case in part.cases]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
