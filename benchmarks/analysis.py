@@ -19,12 +19,12 @@ import torch
 from benchmarks import plain
 from benchmarks.harness import Row, interleaved, ratio
 from benchmarks.setting import Setting
-from cxrdemo.cli import DEFAULT_CHECKPOINTS
 from cxrdemo.files import read_radiograph
 from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import ALL_MASKINGS, Analysis
+from cxrdemo.settings import REPOSITORY
 from cxrdemo.ui import batch
 from cxrdemo.ui.payload import PROBED_MARGINS, findings_part, image_part, lungs_part
 
@@ -154,7 +154,7 @@ def memory(setting: Setting, count: int = 500) -> list[Row]:
 
 def _sizes(dicom: bytes, count: int) -> list[float]:
     """Resident GiB after each analysis, as the page does it."""
-    pipeline = Pipeline.from_checkpoints(DEFAULT_CHECKPOINTS, precision="auto")
+    pipeline = Pipeline.from_checkpoints(REPOSITORY / "checkpoints", precision="auto")
     process = psutil.Process()
     sizes = []
     for _ in range(count):

@@ -16,7 +16,6 @@ from benchmarks import plain
 from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointStore, load_strictly
-from cxrdemo.cli import DEFAULT_CHECKPOINTS
 from cxrdemo.devices import Precision, fastest_precision
 from cxrdemo.engines import Engine, cache_folder
 from cxrdemo.examples import make_dicom
@@ -29,6 +28,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import ALL_MASKINGS, MaskingMode
 from cxrdemo.segmenter import SamNetwork
+from cxrdemo.settings import REPOSITORY
 
 HW = (2500, 2048)
 """A common size of digital radiographs."""
@@ -67,7 +67,9 @@ class Setting:
     def pipelines(self) -> dict[Engine, Pipeline]:
         """The bundled checkpoints, by engine."""
         return {
-            engine: Pipeline.from_checkpoints(DEFAULT_CHECKPOINTS, precision="auto", engine=engine)
+            engine: Pipeline.from_checkpoints(
+                REPOSITORY / "checkpoints", precision="auto", engine=engine
+            )
             for engine in self.engines
         }
 
@@ -77,7 +79,7 @@ class Setting:
         told = self.engines if self.precision == "bf16" else ()
         return {**self.pipelines} | {
             f"{engine} in bf16": Pipeline.from_checkpoints(
-                DEFAULT_CHECKPOINTS, precision="bf16", engine=engine
+                REPOSITORY / "checkpoints", precision="bf16", engine=engine
             )
             for engine in told
         }
@@ -85,7 +87,7 @@ class Setting:
     @functools.cached_property
     def plain(self) -> "PlainNetworks":
         """The same weights in networks of their own, run as they come."""
-        return PlainNetworks.load(DEFAULT_CHECKPOINTS)
+        return PlainNetworks.load(REPOSITORY / "checkpoints")
 
     @functools.cached_property
     def dicom(self) -> bytes:

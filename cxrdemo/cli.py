@@ -1,84 +1,161 @@
-"""The command line: analyse files, list checkpoints, serve the page."""
+"""The command line: its flags. What a command does stands in the module of its name in `commands`.
+
+Nothing heavy is imported before it is known what is asked for, so that --help answers at once.
+"""
 
 import argparse
-import sys
-import traceback
-from collections import Counter
-from collections.abc import Collection, Sequence
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import numpy as np
-
-from cxrdemo.errors import CxrDemoError
-from cxrdemo.export import analysis_to_json, error_to_json, json_bytes
+from cxrdemo import __version__
+from cxrdemo.commands.speaking import complain
+from cxrdemo.commands.writing import PRODUCTS
+from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.masking import MAX_MARGIN
-from cxrdemo.results import ALL_MASKINGS, GRAD_CAM, METHODS, MaskingMode
+from cxrdemo.results import GRAD_CAM, METHODS, MaskingMode
+from cxrdemo.settings import ENGINES, PRECISIONS, Settings
 
-if TYPE_CHECKING:
-    from cxrdemo.pipeline import Pipeline
+OK: Final = 0
+WRONG_USAGE: Final = 2
+"""As argparse has it."""
+FAILED: Final = 3
+INTERRUPTED: Final = 130
 
-DEFAULT_CHECKPOINTS: Final = Path(__file__).resolve().parent.parent / "checkpoints"
-
-EXIT_OK: Final = 0
-EXIT_FILE_FAILED: Final = 3
-"""Wrong usage gives 2, as argparse does."""
+_ALL: Final = "all"
+_HIGHEST_PORT: Final = 65535
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 if all was done, 3 if something failed, with the reason on stderr. Wrong usage exits with
-        2 from argparse.
+        0 if all was done; 2 for wrong usage or a setting that cannot be used; 3 if something
+        failed, with the reason on stderr; 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
     try:
-        code: int = args.run(args)
+        settings = Settings.from_environment()
+        args = _parse(_parser(settings), argv)
+        if "checkpoints" in args and args.checkpoints is None:
+            args.checkpoints = settings.checkpoint_location
+        command = importlib.import_module(f"cxrdemo.commands.{args.command}")
+        code: int = command.run(args)
+    except SettingError as error:
+        complain(f"error: {error}")
+        return WRONG_USAGE
     except CxrDemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FILE_FAILED
+        complain(f"error: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        complain("Interrupted.")
+        return INTERRUPTED
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes all inputs before the first flag, or none; people put them on both sides.
+    is_input = [text == "-" or not text.startswith("-") for text in rest]
+    if "inputs" in args and all(is_input):
+        args.inputs = [*args.inputs, *rest]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
+def _parser(settings: Settings) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cxrdemo",
-        description="Chest X-ray demo. Research use only; not a medical device.",
+        prog="cxrdemo",
+        description="Chest X-ray demo. Research use only. Not a medical device.",
+        epilog="Exit codes: 0 all done, 2 wrong usage, 3 something failed, 130 interrupted.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"cxrdemo {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    models = _flags_of_models(settings)
+    _add_analyse(commands, models)
+    checkpoints = commands.add_parser("checkpoints", help="list and verify the checkpoints")
+    _add_checkpoints(checkpoints)
+    serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
+    serve.add_argument("--host", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=_port, help="default: GRADIO_SERVER_PORT, or 7860")
+    return parser
+
+
+def _flags_of_models(settings: Settings) -> argparse.ArgumentParser:
     models = argparse.ArgumentParser(add_help=False)
+    _add_checkpoints(models)
     models.add_argument(
-        "--checkpoints",
-        default=DEFAULT_CHECKPOINTS,
-        help="folder with manifest.json, or hf://OWNER/NAME@REVISION on the Hugging Face Hub",
+        "--medsam",
+        type=Path,
+        default=settings.medsam,
+        help="stock MedSAM weights (medsam_vit_b.pth) for the lung mask",
     )
     models.add_argument(
-        "--medsam", type=Path, help="stock MedSAM weights (medsam_vit_b.pth) for the lung mask"
+        "--device",
+        default=settings.device,
+        help="cpu, cuda, or auto for a GPU where there is one (default: %(default)s)",
     )
-    models.add_argument("--device", default="cpu", help="cpu, or cuda where there is a GPU")
     models.add_argument(
         "--engine",
-        choices=("torch", "openvino"),
-        default="torch",
+        choices=ENGINES,
+        default=settings.engine,
         help="what computes; openvino is faster on the CPU and has to be installed "
         "(default: %(default)s)",
     )
-
     models.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
+        choices=PRECISIONS,
+        default=settings.precision,
         help="what the networks compute in; auto takes bf16 where the hardware has it and the "
         "results stay (default: %(default)s)",
     )
+    return models
 
-    analyse = commands.add_parser("analyse", parents=[models], help="analyse image files")
-    analyse.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoints",
+        help="folder with manifest.json, or hf://OWNER/NAME@REVISION on the Hugging Face Hub "
+        "(default: CXRDEMO_CHECKPOINTS, or the repository's)",
+    )
+
+
+def _add_analyse(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    models: argparse.ArgumentParser,
+) -> None:
+    analyse = commands.add_parser(
+        "analyse",
+        parents=[models],
+        help="analyse image files",
+        description="Analyses chest X-rays. Finished work is recognised by the input's bytes, the "
+        "settings and the checkpoints, and is not done again.",
+    )
+    analyse.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="a file, a folder (read to any depth), a quoted pattern such as 'data/**/*.png', "
+        "@LIST for a file of names, - for names on standard input",
+    )
+    analyse.add_argument(
+        "--list", action="append", default=[], metavar="FILE", help="a file of names, one a line"
+    )
+    analyse.add_argument("--out", type=Path, required=True, help="folder for the results")
+    analyse.add_argument(
+        "--write",
+        type=_products,
+        default=("json", "mask", "figure"),
+        metavar="WHAT,...",
+        help=f"what to write of each file: {', '.join(PRODUCTS)}; the JSON always is, because it "
+        "tells finished work (default: json,mask,figure)",
+    )
+    analyse.add_argument("--csv", type=Path, metavar="FILE", help="one table of all files")
+    analyse.add_argument("--jsonl", type=Path, metavar="FILE", help="one line of JSON per file")
     analyse.add_argument(
         "--masking",
-        choices=[*(str(mode) for mode in MaskingMode), "all"],
-        default="all",
+        choices=[*(str(mode) for mode in MaskingMode), _ALL],
+        default=_ALL,
         help="which pixels the classifier is given (default: all three)",
     )
     analyse.add_argument(
@@ -87,126 +164,46 @@ def _parser() -> argparse.ArgumentParser:
         help="loose margin as a fraction of the lungs' height, 0..0.5 (default: the checkpoint's)",
     )
     analyse.add_argument(
-        "--cam", choices=METHODS, default=GRAD_CAM, help="saliency method (default: %(default)s)"
+        "--cam",
+        choices=METHODS,
+        default=GRAD_CAM,
+        help="saliency method (default: %(default)s)",
     )
-    analyse.add_argument("--out", type=Path, required=True, help="folder for the results")
-    analyse.set_defaults(run=_analyse)
-
-    checkpoints = commands.add_parser("checkpoints", help="list and verify the checkpoints")
-    checkpoints.add_argument("--checkpoints", default=DEFAULT_CHECKPOINTS, help="as for analyse")
-    checkpoints.set_defaults(run=_list_checkpoints)
-
-    serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
-    serve.add_argument("--host", help="address to listen on (default: this machine only)")
-    serve.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860")
-    serve.set_defaults(run=_serve)
-    return parser
-
-
-def _analyse(args: argparse.Namespace) -> int:
-    # Imported here so that --help answers at once.
-    from cxrdemo.checkpoints import checkpoint_folder
-    from cxrdemo.pipeline import Pipeline
-
-    maskings = ALL_MASKINGS if args.masking == "all" else (MaskingMode(args.masking),)
-    names = _result_names(args.files)
-    folder = checkpoint_folder(args.checkpoints)
-    pipeline = Pipeline.from_checkpoints(
-        folder,
-        medsam=args.medsam,
-        device=args.device,
-        precision=args.precision,
-        engine=args.engine,
+    analyse.add_argument(
+        "--force", action="store_true", help="do finished work anew, and replace other results"
     )
-    args.out.mkdir(parents=True, exist_ok=True)
-    failures = 0
-    for path, name in zip(args.files, names, strict=True):
-        try:
-            _analyse_one(pipeline, path, args.out / name, maskings, args.margin, args.cam)
-            print(f"{path}: done")
-        except Exception as error:
-            # One bad file never stops the others; its reason stands where its result would. An
-            # unforeseen error is our fault, so its traceback is shown as well.
-            if not isinstance(error, CxrDemoError):
-                traceback.print_exc()
-            failures += 1
-            (args.out / f"{name}.json").write_bytes(json_bytes(error_to_json(error)))
-            print(f"{path}: {error}", file=sys.stderr)
-    return EXIT_FILE_FAILED if failures else EXIT_OK
-
-
-def _analyse_one(
-    pipeline: "Pipeline",
-    path: Path,
-    out: Path,
-    maskings: Collection[MaskingMode],
-    margin: float | None,
-    method: str,
-) -> None:
-    """Writes OUT.json, OUT.mask.png and OUT.figure.png for one file."""
-    from cxrdemo.files import read_radiograph
-    from cxrdemo.rendering import encode_png, figure_png
-
-    radiograph = read_radiograph(path)
-    analysis = pipeline.analyse(radiograph, maskings=maskings, margin=margin, method=method)
-    for doubt in analysis.doubts:
-        print(f"{path}: doubtful input: {doubt.message}", file=sys.stderr)
-    for warning in analysis.warnings:
-        print(f"{path}: warning: {warning}", file=sys.stderr)
-    if analysis.lungs is not None:
-        mask = analysis.lungs.inside.astype(np.uint8) * np.uint8(255)
-        out.with_name(f"{out.name}.mask.png").write_bytes(encode_png(mask))
-    out.with_name(f"{out.name}.figure.png").write_bytes(figure_png(analysis))
-    # Last, so that a JSON without an error means that all three are there.
-    out.with_name(f"{out.name}.json").write_bytes(json_bytes(analysis_to_json(analysis)))
-
-
-def _list_checkpoints(args: argparse.Namespace) -> int:
-    from cxrdemo.checkpoints import CheckpointStore, checkpoint_folder
-
-    store = CheckpointStore.open(checkpoint_folder(args.checkpoints))
-    if not store.specs:
-        print("No checkpoint is installed. Train them with `python -m training`.")
-    for spec in store.specs:
-        store.load(spec)  # raises if the file is missing or altered
-        print(f"{spec.name}  {spec.architecture}  sha256 {spec.sha256[:12]}  verified")
-        for name, estimate in spec.metrics.items():
-            print(
-                f"    {name}: {estimate.value:.3f} "
-                f"({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
-            )
-    return EXIT_OK
-
-
-def _serve(args: argparse.Namespace) -> int:
-    from cxrdemo.checkpoints import checkpoint_folder
-    from cxrdemo.ui.serve import serve
-
-    serve(
-        checkpoints=checkpoint_folder(args.checkpoints),
-        medsam=args.medsam,
-        device=args.device,
-        precision=args.precision,
-        engine=args.engine,
-        host=args.host,
-        port=args.port,
+    analyse.add_argument(
+        "--quiet", action="store_true", help="tell of failures and the sum alone, no progress"
     )
-    return EXIT_OK
-
-
-def _result_names(files: Sequence[Path]) -> list[str]:
-    """Each file's stem; a second file of the same stem gets "-2", so that no result is lost."""
-    seen: Counter[str] = Counter()
-    names = []
-    for path in files:
-        seen[path.stem] += 1
-        count = seen[path.stem]
-        names.append(path.stem if count == 1 else f"{path.stem}-{count}")
-    return names
+    analyse.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="share the files out to a Ray cluster: its address, auto for the one of this "
+        "environment, local for one on this machine",
+    )
 
 
 def _margin(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
     if not 0.0 <= value <= MAX_MARGIN:
-        raise argparse.ArgumentTypeError(f"must lie in 0..{MAX_MARGIN}, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number in 0..{MAX_MARGIN}, got {text}")
     return value
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"must be a port in 1..{_HIGHEST_PORT}, got {text}")
+    return int(text)
+
+
+def _products(text: str) -> tuple[str, ...]:
+    asked = tuple(part.strip() for part in text.split(",") if part.strip())
+    unknown = [part for part in asked if part not in PRODUCTS]
+    if unknown or not asked:
+        raise argparse.ArgumentTypeError(
+            f"expected some of {', '.join(PRODUCTS)} joined by commas, got {text!r}"
+        )
+    return asked

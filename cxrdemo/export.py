@@ -86,14 +86,18 @@ def _head(name: str, sha256: str) -> dict[str, Any]:
     }
 
 
-def json_bytes(record: Mapping[str, Any]) -> bytes:
+def json_bytes(record: Mapping[str, Any], *, indent: int | None = 1) -> bytes:
     """A record as UTF-8 text; NaN never gets into it.
 
     A name that is not UTF-8 on the disk keeps its odd bytes as escapes of JSON.
+
+    Args:
+        record: Of an analysis or of an error.
+        indent: None puts everything on one line, as JSON Lines wants it.
     """
-    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(record, indent=indent, allow_nan=False, ensure_ascii=False)
     if not _is_text(text):
-        text = json.dumps(record, indent=1, allow_nan=False)
+        text = json.dumps(record, indent=indent, allow_nan=False)
     return (text + "\n").encode()
 
 

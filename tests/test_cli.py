@@ -1,127 +1,24 @@
+"""The doors of the command line: usage, settings, exit codes. `test_analyse.py` has the work."""
+
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from fakes import BlindSegmenter, fake_pipeline
+from fakes import fake_pipeline
 
-from cxrdemo import cli
-from cxrdemo.export import SCHEMA
-from cxrdemo.labels import FINDING_KEYS
+from cxrdemo import __version__, cli
 from cxrdemo.pipeline import Pipeline
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 65536, (90, 120), np.uint16)
     path = tmp_path / "first.png"
-    cv2.imwrite(str(path), pixels)
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 65536, (90, 120), np.uint16))
     return path
-
-
-@pytest.fixture
-def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: fake_pipeline())
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-@pytest.mark.usefixtures("_fakes")
-def test_analyse_writes_three_files(image: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert cli.main(["analyse", str(image), "--out", str(out)]) == 0
-    mask = cv2.imread(str(out / "first.mask.png"), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == (90, 120)
-    assert set(np.unique(mask)) == {0, 255}
-    assert cv2.imread(str(out / "first.figure.png")) is not None
-    record = read(out / "first.json")
-    assert record["schema"] == SCHEMA
-    assert record["source"]["size"] == {"height": 90, "width": 120}
-    assert record["source"]["bit_depth"] == 16
-    assert list(record["maskings"]) == ["none", "loose", "tight"]
-    assert record["lungs"]["area_fraction"]["both"] == pytest.approx((mask > 0).mean())
-    for masking in record["maskings"].values():
-        assert [row["label"] for row in masking["findings"]] == list(FINDING_KEYS)
-        for row in masking["findings"]:
-            assert row["above"] is None, "the image is too small to be judged"
-        highest = max(row["probability"] for row in masking["findings"])
-        assert masking["no_finding"]["score"] == pytest.approx(1 - highest)
-        assert masking["cam_in_lung"].keys() == set(FINDING_KEYS)
-    assert len(record["checkpoints"]) == 4
-    assert all(len(use["sha256"]) == 64 for use in record["checkpoints"])
-
-
-@pytest.mark.usefixtures("_fakes")
-def test_one_masking_alone(image: Path, tmp_path: Path) -> None:
-    assert cli.main(["analyse", str(image), "--masking", "tight", "--out", str(tmp_path)]) == 0
-    assert list(read(tmp_path / "first.json")["maskings"]) == ["tight"]
-
-
-@pytest.mark.usefixtures("_fakes")
-def test_one_bad_file_never_stops_the_others(
-    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken, missing = tmp_path / "broken.dcm", tmp_path / "missing.png"
-    broken.write_bytes(b"not an image")
-    out = tmp_path / "out"
-    code = cli.main(["analyse", str(broken), str(missing), str(image), "--out", str(out)])
-    assert code == 3
-    assert "maskings" in read(out / "first.json")
-    errors = capsys.readouterr().err
-    for path in (broken, missing):
-        message = read(out / f"{path.stem}.json")["error"]["message"]
-        assert f"{path}: {message}" in errors
-
-
-@pytest.mark.usefixtures("_fakes")
-def test_files_of_one_stem_do_not_overwrite_each_other(image: Path, tmp_path: Path) -> None:
-    other = tmp_path / "elsewhere" / "first.png"
-    other.parent.mkdir()
-    cv2.imwrite(str(other), np.zeros((70, 80), np.uint8) + np.arange(80, dtype=np.uint8))
-    out = tmp_path / "out"
-    assert cli.main(["analyse", str(image), str(other), "--out", str(out)]) == 0
-    assert read(out / "first.json")["source"]["size"]["width"] == 120
-    assert read(out / "first-2.json")["source"]["size"]["width"] == 80
-
-
-def test_no_lungs_and_tight_alone_is_that_files_failure(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blind = fake_pipeline(BlindSegmenter())
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: blind)
-    code = cli.main(["analyse", str(image), "--masking", "tight", "--out", str(tmp_path)])
-    assert code == 3
-    assert read(tmp_path / "first.json")["error"]["kind"] == "NoLungsFoundError"
-
-
-def test_an_unforeseen_failure_of_one_file_is_recorded_too(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faulty = fake_pipeline()
-    monkeypatch.setattr(faulty, "analyse", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: faulty)
-    assert cli.main(["analyse", str(image), "--out", str(tmp_path)]) == 3
-    assert read(tmp_path / "first.json")["error"]["kind"] == "ZeroDivisionError"
-
-
-def test_without_checkpoints_it_says_so_and_shows_no_finding(
-    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    out = tmp_path / "out"
-    args = ["analyse", str(image), "--checkpoints", str(empty), "--out", str(out)]
-    assert cli.main(args) == 0
-    assert "no finding is shown" in capsys.readouterr().err
-    record = read(out / "first.json")
-    assert record["maskings"] == {}
-    assert record["lungs"] is None
-    assert not (out / "first.mask.png").exists()
-    assert cli.main(["checkpoints", "--checkpoints", str(empty)]) == 0
-    assert "No checkpoint is installed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -132,11 +29,118 @@ def test_without_checkpoints_it_says_so_and_shows_no_finding(
         ["analyse", "a.png"],
         ["analyse", "a.png", "--out", "o", "--masking", "medium"],
         ["analyse", "a.png", "--out", "o", "--margin", "0.9"],
+        ["analyse", "a.png", "--out", "o", "--margin", "nan"],
         ["analyse", "a.png", "--out", "o", "--margin", "wide"],
         ["analyse", "a.png", "--out", "o", "--cam", "magic"],
+        ["analyse", "a.png", "--out", "o", "--write", "poem"],
+        ["analyse", "a.png", "--out", "o", "--write", ","],
+        ["analyse", "a.png", "--out", "o", "--fast"],
+        ["serve", "b.png"],
+        ["serve", "--port", "99999"],
+        ["serve", "--port", "0"],
+        ["serve", "--port", "-1"],
+        ["serve", "--port", "80.5"],
+        ["serve", "--port", "http"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def one_line_of_error(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--out", "{image}"], "--out"),
+        (["--out", "{image}/deeper"], "--out"),
+        (["--out", "{tmp}/out", "--csv", "{tmp}"], "is a folder"),
+        (["--out", "{tmp}/out", "--csv", "{image}"], "take the place of an input"),
+        (["--out", "{tmp}/out", "--jsonl", "{image}"], "take the place of an input"),
+        (["--out", "{tmp}/out", "--list", "{tmp}/none.txt"], "cannot be read"),
+        (["--out", "{tmp}/out", "@{tmp}/none.txt"], "cannot be read"),
+    ],
+)
+def test_a_door_that_is_shut_says_so_in_one_line(
+    flags: list[str],
+    words: str,
+    image: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = image.read_bytes()
+    given = [flag.format(image=image, tmp=tmp_path) for flag in flags]
+    assert cli.main(["analyse", str(image), *given]) == 2
+    assert words in one_line_of_error(capsys)
+    assert image.read_bytes() == before
+
+
+def test_nothing_to_read_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for nothing in ([], [str(empty)], [f"{tmp_path}/*.png"]):
+        assert cli.main(["analyse", *nothing, "--out", str(tmp_path / "out")]) == 2
+        assert "nothing to read" in capsys.readouterr().err
+
+
+def test_a_variable_with_a_wrong_value_is_named(
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CXRDEMO_PRECISION", "fp8")
+    assert cli.main(["analyse", str(image), "--out", str(tmp_path / "out")]) == 2
+    assert "CXRDEMO_PRECISION" in one_line_of_error(capsys)
+
+
+def test_a_flag_comes_before_its_variable(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def from_checkpoints(folder: Path, **options: object) -> Pipeline:
+        asked.update(options, folder=folder)
+        return fake_pipeline()
+
+    monkeypatch.setattr(Pipeline, "from_checkpoints", from_checkpoints)
+    monkeypatch.setenv("CXRDEMO_PRECISION", "bf16")
+    monkeypatch.setenv("CXRDEMO_ENGINE", "openvino")
+    out = str(tmp_path / "out")
+    assert cli.main(["analyse", str(image), "--out", out, "--precision", "fp32"]) == 0
+    assert (asked["precision"], asked["engine"]) == ("fp32", "openvino")
+
+
+def test_checkpoints_are_listed_and_an_altered_one_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = {"schema": 1, "checkpoints": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert cli.main(["checkpoints", "--checkpoints", str(tmp_path)]) == 0
+    assert "No checkpoint is installed" in capsys.readouterr().out
+
+
+def test_help_answers_without_pytorch() -> None:
+    code = (
+        "import sys\n"
+        "from cxrdemo.cli import main\n"
+        "try: main(['analyse', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"

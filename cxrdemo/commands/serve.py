@@ -1,0 +1,43 @@
+"""`cxrdemo serve`: the viewer in the browser."""
+
+import argparse
+import os
+
+from cxrdemo.checkpoints import checkpoint_folder
+from cxrdemo.errors import SettingError
+from cxrdemo.ui.serve import serve
+
+HIGHEST_PORT = 65535
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until interrupted.
+
+    Raises:
+        SettingError: If the address cannot be listened on.
+        CheckpointError: If a checkpoint is missing, altered or does not fit.
+    """
+    try:
+        serve(
+            checkpoints=checkpoint_folder(args.checkpoints),
+            medsam=args.medsam,
+            device=args.device,
+            precision=args.precision,
+            engine=args.engine,
+            host=args.host,
+            port=args.port or _port_of_environment(),
+        )
+    except OSError as error:
+        raise SettingError(
+            f"The page cannot be served there: {error} Choose another --port or --host."
+        ) from error
+    return 0
+
+
+def _port_of_environment() -> int | None:
+    text = os.environ.get("GRADIO_SERVER_PORT", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= HIGHEST_PORT:
+        raise SettingError(f"GRADIO_SERVER_PORT must be a port, 1 to {HIGHEST_PORT}, got {text!r}.")
+    return int(text)

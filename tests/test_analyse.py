@@ -1,0 +1,512 @@
+"""`cxrdemo analyse`: what is read, where results go, and what can never happen to them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fakes import BlindSegmenter, fake_pipeline
+from test_export import validator
+
+from cxrdemo import cli
+from cxrdemo.commands import one_file
+from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.pipeline import Pipeline
+
+HERE = Path(__file__).resolve().parent
+FAKED = (sys.executable, "-m", "faked_cli")
+PATHS = {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+
+
+def draw(path: Path, seed: int = 0, *, hw: tuple[int, int] = (90, 120)) -> Path:
+    """Noise that no other seed gives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 65536, hw, np.uint16)
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    return path
+
+
+def read(path: Path) -> dict:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert not list(validator().iter_errors(record))
+    return record
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names_in(folder)}
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: fake_pipeline())
+
+
+@pytest.fixture
+def analysed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were really analysed, in order."""
+    names: list[str] = []
+    inner = one_file.read_radiograph
+
+    def noted(data: bytes):
+        names.append(str(len(names)))
+        return inner(data)
+
+    monkeypatch.setattr(one_file, "read_radiograph", noted)
+    return names
+
+
+def analyse(*arguments: str | Path) -> int:
+    return cli.main(["analyse", *map(str, arguments)])
+
+
+# What is written.
+
+
+def test_json_mask_and_figure_of_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert analyse(draw(tmp_path / "first.png"), "--out", out) == 0
+    assert names_in(out) == ["first.png.figure.png", "first.png.json", "first.png.mask.png"]
+    mask = cv2.imread(str(out / "first.png.mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (90, 120)
+    assert set(np.unique(mask)) == {0, 255}
+    assert cv2.imread(str(out / "first.png.figure.png")) is not None
+    record = read(out / "first.png.json")
+    assert record["input"]["name"] == "first.png"
+    assert record["source"]["size"] == {"height": 90, "width": 120}
+    assert record["source"]["bit_depth"] == 16
+    assert list(record["maskings"]) == ["none", "loose", "tight"]
+    assert record["lungs"]["area_fraction"]["both"] == pytest.approx((mask > 0).mean())
+    for masking in record["maskings"].values():
+        assert [row["label"] for row in masking["findings"]] == list(FINDING_KEYS)
+        highest = max(row["probability"] for row in masking["findings"])
+        assert masking["no_finding"]["score"] == pytest.approx(1 - highest)
+    assert len(record["checkpoints"]) == 4
+
+
+def test_what_to_write_is_chosen_and_the_json_always_is(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert analyse(draw(tmp_path / "a.png"), "--out", out, "--write", "labels,heat") == 0
+    assert names_in(out) == ["a.png.heat.npz", "a.png.json", "a.png.labels.png"]
+    labels = cv2.imread(str(out / "a.png.labels.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(labels)) == {0, 1, 2}
+    with np.load(out / "a.png.heat.npz", allow_pickle=False) as arrays:
+        assert "tight/Mass" in arrays.files
+
+
+def test_one_masking_alone(tmp_path: Path) -> None:
+    assert analyse(draw(tmp_path / "a.png"), "--masking", "tight", "--out", tmp_path / "o") == 0
+    assert list(read(tmp_path / "o" / "a.png.json")["maskings"]) == ["tight"]
+
+
+# Whose result is whose.
+
+
+def test_no_two_inputs_share_a_result(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    places = [
+        "a/same.png",
+        "a/same-2.png",
+        "b/same.png",
+        "b/same",
+        "b/same.mask.png",
+        "1.2.840.113619.1",
+        "1.2.840.113619.2",
+        "1.2.840.113619",
+    ]
+    for seed, place in enumerate(places):
+        draw(source / place, seed)
+    assert analyse(*(source / place for place in places), "--out", out) == 0
+    hashes = set()
+    for place in places:
+        record = read(out / f"{place}.json")
+        assert record["input"]["name"] == place
+        hashes.add(record["input"]["sha256"])
+        assert (out / f"{place}.mask.png").is_file()
+    assert len(hashes) == len(places)
+
+
+def test_a_folders_results_keep_its_shape_and_strangers_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / "p1" / "study" / "view.png", 1)
+    draw(source / "p2" / "study" / "view.png", 2)
+    draw(source / "p2" / "no suffix", 3)
+    draw(source / ".hidden" / "view.png", 4)
+    draw(source / "p1" / "._view.png", 5)
+    (source / "index.csv").write_text("a,b\n", encoding="utf-8")
+    os.mkfifo(source / "pipe")
+    (source / "p2" / "circle").symlink_to(source)
+    assert analyse(source, "--out", out, "--write", "json") == 0
+    assert names_in(out) == [
+        "p1/study/view.png.json",
+        "p2/no suffix.json",
+        "p2/study/view.png.json",
+    ]
+    assert "3 files: 3 done, 2 others are no images" in capsys.readouterr().err
+
+
+def test_a_suffix_that_promises_an_image_is_held_to_it(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / "good.png")
+    (source / "broken.dcm").write_bytes(b"nonsense")
+    assert analyse(source, "--out", out) == 3
+    assert "error" in read(out / "broken.dcm.json")
+    assert "maskings" in read(out / "good.png.json")
+
+
+def test_patterns_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "in"
+    for seed, place in enumerate(["x/1.png", "x/deep/2.png", "y/3.png"]):
+        draw(source / place, seed)
+    monkeypatch.chdir(source)
+    wanted = ["x/1.png.json", "x/deep/2.png.json", "y/3.png.json"]
+    assert analyse("**/*.png", "--out", tmp_path / "a", "--write", "json") == 0
+    assert names_in(tmp_path / "a") == wanted
+    listing = tmp_path / "list.txt"
+    listing.write_bytes(b"\xef\xbb\xbfx/1.png\r\n\nx/deep/2.png\ny\n")
+    assert analyse(f"@{listing}", "--out", tmp_path / "b", "--write", "json") == 0
+    assert analyse("--list", listing, "--out", tmp_path / "c", "--write", "json") == 0
+    with (tmp_path / "nul").open("w+b") as stream:
+        stream.write(b"x/1.png\0x/deep/2.png\0y/3.png\0")
+        stream.seek(0)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(os.dup(stream.fileno()), encoding="utf-8"))
+        assert analyse("-", "--out", tmp_path / "d", "--write", "json") == 0
+        sys.stdin.close()
+    for folder in "bcd":
+        assert names_in(tmp_path / folder) == wanted, folder
+
+
+def test_a_file_named_twice_is_read_once(tmp_path: Path, analysed: list[str]) -> None:
+    image = draw(tmp_path / "in" / "a.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{image}\n{image.parent}/../in/a.png\n", encoding="utf-8")
+    assert analyse(image, image.parent, f"@{listing}", "--out", tmp_path / "out") == 0
+    assert len(analysed) == 1
+
+
+def test_inputs_are_never_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(["x.png.json", "scan.png", "scan.png.mask.png", "x.png"]):
+        draw(tmp_path / name, seed)
+    before = snapshot(tmp_path)
+    code = analyse(*(tmp_path / name for name in before), "--out", tmp_path)
+    after = snapshot(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert code == 3
+    assert "would take the place of an input" in capsys.readouterr().err
+    assert "maskings" in read(tmp_path / "scan.png.mask.png.json"), "the rest is done"
+
+
+def test_a_link_to_an_input_is_an_input(tmp_path: Path) -> None:
+    image = draw(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png.json").symlink_to(image)
+    before = image.read_bytes()
+    assert analyse(image, "--out", out) == 3
+    assert image.read_bytes() == before
+
+
+def test_a_strangers_file_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png.json").write_text('{"precious": true}', encoding="utf-8")
+    for force in ([], ["--force"]):
+        assert analyse(draw(tmp_path / "a.png"), "--out", out, *force) == 3
+        assert (out / "a.png.json").read_text(encoding="utf-8") == '{"precious": true}'
+
+
+def test_another_files_results_are_not_replaced_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one, two = draw(tmp_path / "p1" / "a.png", 1), draw(tmp_path / "p2" / "a.png", 2)
+    assert analyse(one, "--out", out) == 0
+    before = snapshot(out)
+    assert analyse(two, "--out", out) == 3
+    assert snapshot(out) == before
+    assert analyse(two, "--out", out, "--force") == 0
+    assert snapshot(out) != before
+
+
+def test_results_beside_their_inputs_are_no_inputs_of_the_next_run(
+    tmp_path: Path, analysed: list[str]
+) -> None:
+    draw(tmp_path / "a.png")
+    for _ in range(2):
+        assert analyse(tmp_path, "--out", tmp_path) == 0
+        assert analyse(tmp_path, "--out", tmp_path / "sub") == 0
+    assert len(analysed) == 2
+    assert analyse(f"{tmp_path}/*.png", "--out", tmp_path) == 0
+    assert len(analysed) == 2
+
+
+# Going on.
+
+
+def test_finished_work_is_not_done_again(
+    tmp_path: Path, analysed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for seed in range(3):
+        draw(source / f"{seed}.png", seed)
+    assert analyse(source, "--out", out) == 0
+    before = snapshot(out)
+
+    def unwanted(*_: object, **__: object) -> Pipeline:
+        raise AssertionError("no weights are needed where all is there")
+
+    monkeypatch.setattr(Pipeline, "from_checkpoints", unwanted)
+    assert analyse(source, "--out", out) == 0
+    assert snapshot(out) == before
+    assert len(analysed) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source, out: draw(source / "0.png", 9) and [],
+        lambda source, out: (out / "0.png.mask.png").unlink() or [],
+        lambda source, out: ((out / "0.png.json").write_bytes(b"") and []) or [],
+        lambda source, out: ["--write", "json,mask,figure,heat"],
+        lambda source, out: ["--masking", "tight"],
+        lambda source, out: ["--margin", "0.1"],
+        lambda source, out: ["--cam", "HiResCAM"],
+        lambda source, out: ["--precision", "fp32"],
+        lambda source, out: ["--force"],
+    ],
+)
+def test_what_changed_is_done_again(
+    tmp_path: Path, analysed: list[str], change: Callable[[Path, Path], list[str]]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / "0.png")
+    assert analyse(source, "--out", out) == 0
+    flags = change(source, out)
+    assert analyse(source, "--out", out, *flags) == 0
+    assert len(analysed) == 2
+    assert "maskings" in read(out / "0.png.json")
+
+
+def test_other_weights_do_it_again(tmp_path: Path, analysed: list[str]) -> None:
+    image, out = draw(tmp_path / "a.png"), tmp_path / "out"
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        manifest = json.loads((HERE.parent / "checkpoints" / "manifest.json").read_text("utf-8"))
+        if name == "two":
+            manifest["checkpoints"][0]["labels"][0]["threshold"] = 0.99
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        assert analyse(image, "--out", out, "--checkpoints", folder) == 0
+    assert len(analysed) == 2
+
+
+def test_moved_inputs_with_the_same_bytes_are_recognised(
+    tmp_path: Path, analysed: list[str]
+) -> None:
+    draw(tmp_path / "old" / "a.png")
+    assert analyse(tmp_path / "old", "--out", tmp_path / "out") == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert analyse(tmp_path / "new", "--out", tmp_path / "out") == 0
+    assert len(analysed) == 1
+
+
+# One bad file.
+
+
+def test_one_bad_file_never_stops_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    image = draw(source / "good.png")
+    broken, missing, pipe = source / "broken.dcm", source / "missing.png", source / "pipe"
+    broken.write_bytes(b"not an image")
+    os.mkfifo(pipe)
+    long = draw(source / ("n" * 251), 3)
+    longer = draw(source / ("ä" * 127), 4)
+    assert analyse(broken, missing, pipe, source, long, longer, image, "--out", out) == 3
+    assert "maskings" in read(out / "good.png.json")
+    errors = capsys.readouterr().err
+    for path in (broken, missing, pipe):
+        assert f"{path}: {read(out / f'{path.name}.json')['error']['message']}" in errors
+    records = [read(path) for path in out.glob("*.json")]
+    for name in (long.name, longer.name):
+        assert sum(r["input"]["name"] == name and "maskings" in r for r in records) == 1
+    assert "Traceback" not in errors
+
+
+def test_names_too_long_for_a_result_are_finished_and_recognised(
+    tmp_path: Path, analysed: list[str]
+) -> None:
+    source = tmp_path / "in"
+    for end in "ab":
+        draw(source / ("n" * 254 + end), ord(end))
+    for _ in range(2):
+        assert analyse(source, "--out", tmp_path / "out") == 0
+    assert len(analysed) == 2
+    assert len(names_in(tmp_path / "out")) == 6
+
+
+def test_no_lungs_and_tight_alone_is_that_files_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = fake_pipeline(BlindSegmenter())
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: blind)
+    out = tmp_path / "out"
+    assert analyse(draw(tmp_path / "a.png"), "--masking", "tight", "--out", out) == 3
+    assert read(out / "a.png.json")["error"]["kind"] == "NoLungsFoundError"
+
+
+def test_an_unforeseen_failure_is_recorded_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(one_file, "figure_png", lambda _: 1 / 0)
+    out = tmp_path / "out"
+    assert analyse(draw(tmp_path / "a.png"), "--out", out) == 3
+    assert read(out / "a.png.json")["error"]["kind"] == "ZeroDivisionError"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_new_error_leaves_nothing_of_the_old_result(tmp_path: Path) -> None:
+    image, out = draw(tmp_path / "a.png"), tmp_path / "out"
+    everything = "json,mask,labels,figure,heat"
+    assert analyse(image, "--out", out, "--write", everything) == 0
+    image.write_bytes(b"spoilt")
+    assert analyse(image, "--out", out, "--write", everything) == 3
+    assert names_in(out) == ["a.png.json"]
+    assert "error" in read(out / "a.png.json")
+    draw(image)
+    assert analyse(image, "--out", out) == 0
+    assert names_in(out) == ["a.png.figure.png", "a.png.json", "a.png.mask.png"]
+
+
+@pytest.mark.parametrize("kind", [OSError(28, "No space left on device"), OSError(13, "Denied")])
+def test_a_disk_that_refuses_is_told_and_the_old_result_is_still_there(
+    kind: OSError,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image, other, out = draw(tmp_path / "a.png"), draw(tmp_path / "b.png", 1), tmp_path / "out"
+    assert analyse(image, "--out", out) == 0
+    before = snapshot(out)
+    write = Path.write_bytes
+
+    def refuse(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise kind
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert analyse(image, other, "--out", out, "--force") == 3
+    monkeypatch.undo()
+    assert snapshot(out) == before, "whole, and no draft is left"
+    errors = capsys.readouterr().err
+    assert kind.strerror in errors
+    assert "Traceback" not in errors
+
+
+# Saying it.
+
+
+@pytest.mark.parametrize("sink", ["closed", "full"])
+def test_a_terminal_that_cannot_be_written_to_undoes_nothing(tmp_path: Path, sink: str) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / os.fsdecode(b"scan-\xff\xfe.png"), 1)
+    draw(source / "ä.png", 2)
+    reader, closed = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    stdout = {"closed": closed, "full": full}[sink]
+    done = subprocess.run(
+        [*FAKED, "analyse", source, "--out", out, "--csv", tmp_path / "all.csv"],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **PATHS, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C.UTF-8"},
+        check=False,
+        timeout=240,
+    )
+    os.close(closed)
+    os.close(full)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    records = [read(path) for path in out.glob("*.json")]
+    assert len(records) == 2
+    assert all("maskings" in record for record in records)
+    assert len((tmp_path / "all.csv").read_text(encoding="utf-8").splitlines()) == 31
+
+
+def test_ctrl_c_finishes_what_is_in_hand_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for seed in range(60):
+        draw(source / f"{seed:02}.png", seed, hw=(900, 900))
+    command = [*FAKED, "analyse", source, "--out", out]
+    table = tmp_path / "all.csv"
+    process = subprocess.Popen(
+        [*command, "--csv", table], stderr=subprocess.PIPE, env={**os.environ, **PATHS}
+    )
+    while process.poll() is None and not list(out.glob("*.json")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert b"Traceback" not in errors
+    assert b"goes on from here" in errors
+    done = snapshot(out)
+    records = [name for name in done if name.endswith(".json")]
+    assert 0 < len(records) < 60
+    assert len(done) == 3 * len(records), "each finished file has all its results, and no draft"
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert {row["file"] for row in rows} == {name.removesuffix(".json") for name in records}
+
+
+def test_tables_hold_every_file_in_order_failures_too(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for seed, name in enumerate(["b.png", "a.png", "c.png"]):
+        draw(source / name, seed)
+    (source / "b.png").write_bytes(b"broken")
+    table, lines = tmp_path / "t" / "all.csv", tmp_path / "t" / "all.jsonl"
+    for _ in range(2):  # the second time all but the failure comes from the first run
+        assert analyse(source, "--out", out, "--csv", table, "--jsonl", lines) == 3
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        assert [row["file"] for row in rows] == ["a.png"] * 15 + ["b.png"] + ["c.png"] * 15
+        assert rows[15]["error"]
+        records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        assert [record["input"]["name"] for record in records] == ["a.png", "b.png", "c.png"]
+        assert records[0] == read(out / "a.png.json")
+    assert names_in(tmp_path / "t") == ["all.csv", "all.jsonl"]
+
+
+def test_quiet_tells_of_failures_and_the_sum_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / "a.png")
+    (source / "b.png").write_bytes(b"broken")
+    assert analyse(source, "--out", out, "--quiet") == 3
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "b.png" in told.err
+    assert "2 files: 1 done, 1 failed" in told.err
+    assert "a.png" not in told.err
+
+
+def test_a_terminal_gets_a_bar_with_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    draw(tmp_path / "in" / "a.png")
+    assert analyse(tmp_path / "in", "--out", tmp_path / "out") == 0
+    told = capsys.readouterr()
+    assert "1/1" in told.err
+    assert told.out == ""
