@@ -9,7 +9,6 @@ import logging
 import os
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrdemo.devices import Precision
+from cxrdemo.quiet import recorded_warnings
 
 Engine = Literal["torch", "openvino"]
 ENGINES: Final[tuple[Engine, ...]] = ("torch", "openvino")
@@ -139,10 +139,8 @@ def _convert(module: nn.Module, shapes: Sequence[tuple[int, ...]], path: Path) -
 
     # Two of what may be any number: one could be taken for an axis that is always one.
     example = tuple(torch.zeros([2 if n == ANY_LENGTH else n for n in shape]) for shape in shapes)
-    with warnings.catch_warnings():
-        # The tracer warns of every branch on a shape, which is fixed here, and that it is old.
-        for category in (torch.jit.TracerWarning, FutureWarning):  # type: ignore[attr-defined]
-            warnings.simplefilter("ignore", category)
+    # The tracer warns of every branch on a shape, which is fixed here, and that it is old.
+    with recorded_warnings():
         model = openvino.convert_model(module, example_input=example)
     inputs = zip(model.inputs, shapes, strict=True)
     model.reshape({place: openvino.PartialShape(list(shape)) for place, shape in inputs})

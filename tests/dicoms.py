@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from imagecodecs import jpeg2k_encode
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.config import disable_value_validation
@@ -15,6 +16,7 @@ from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
     generate_uid,
@@ -58,6 +60,7 @@ def dataset(
     padding: int | None = None,
     padding_limit: int | None = None,
     syntax: UID = ExplicitVRLittleEndian,
+    frame: bytes | None = None,
     **elements: Any,
 ) -> Dataset:
     """A radiograph whose stored values are `pixels`, signed if their type is.
@@ -72,7 +75,8 @@ def dataset(
         rescale: Slope and intercept.
         padding: Pixel padding value.
         padding_limit: Pixel padding range limit.
-        syntax: How the pixels are written; compressed by pydicom's own encoders where it is one.
+        syntax: How the pixels are written.
+        frame: The compressed pixels; None compresses them here.
         elements: Any further element by keyword; overrides what is set here.
     """
     ds = Dataset()
@@ -111,13 +115,18 @@ def dataset(
                 delattr(ds, keyword)  # an element remembers whether it is validated
             setattr(ds, keyword, value)
     ds.add_new("PixelData", "OW" if ds.BitsAllocated > 8 else "OB", pixels.tobytes())
-    if syntax == JPEGBaseline8Bit:
+    if frame is not None:
+        set_frame(ds, frame, syntax)
+    elif syntax == JPEGBaseline8Bit:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=95)
         set_frame(ds, stream.getvalue(), syntax)
+    elif syntax == RLELossless:
+        ds.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
+    elif syntax == JPEG2000Lossless:
+        set_frame(ds, jpeg2k_encode(pixels, level=0, codecformat="j2k"), syntax)
     elif syntax.is_encapsulated:
-        plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
-        ds.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+        raise NotImplementedError("give the frame")
     else:
         ds.file_meta.TransferSyntaxUID = syntax
     return ds

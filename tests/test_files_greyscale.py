@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from dicoms import build, dataset, lut_item, ramp
 from dicoms import to_bytes as dicom_bytes
+from numpy.typing import NDArray
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -52,7 +53,7 @@ def test_table_of_hand_computed_values(
     ("window", "function"),
     [
         ((1900, 3000), None),
-        ((700.5, 350.25), "LINEAR_EXACT"),
+        ((1000.5, 2350.25), "LINEAR_EXACT"),
         ((1500, 900), "SIGMOID"),
         (([1900, 5], [3000, 5]), "LINEAR"),
     ],
@@ -98,13 +99,28 @@ def test_voi_table_whose_entries_need_more_bits_than_declared() -> None:
     close(radiograph.pixels, np.array([0, 1000, 2000, 4095])[pixels] / 4095, 1e-6)
 
 
-def test_voi_table_that_uses_little_of_its_range_is_warned_of() -> None:
+@pytest.mark.parametrize("declared", [8, 10, 16])
+def test_voi_table_whose_descriptor_names_other_bits_is_scaled_by_its_entries(
+    declared: int,
+) -> None:
     pixels = ramp(0, 3)
-    table = lut_item([0, 1000, 2000, 4095], first=0, bits=16)
+    table = lut_item([0, 1000, 2000, 4095], first=0, bits=declared)
     radiograph = read_radiograph(build(pixels, VOILUTSequence=[table]))
-    close(radiograph.pixels, np.array([0, 1000, 2000, 4095])[pixels] / 65535, 1e-6)
+    close(radiograph.pixels, np.array([0, 1000, 2000, 4095])[pixels] / 4095, 1e-6)
     (warning,) = radiograph.source.warnings
-    assert "uses little of its range" in warning
+    assert f"entries of {declared} bits, but they use 12" in warning
+
+
+@pytest.mark.parametrize(
+    ("low", "kind"), [(40000, "SS"), (40000, "US"), (-300, "US"), (-300, "SS")]
+)
+def test_first_value_of_a_table_is_read_so_that_it_covers_the_pixels(low: int, kind: str) -> None:
+    pixels = ramp(low, low + 1000, np.uint16 if low > 0 else np.int16)
+    table = lut_item(list(range(1001)), first=0, bits=10)
+    written = (low + 2**15) % 2**16 - 2**15 if kind == "SS" else low % 2**16
+    table.add_new("LUTDescriptor", kind, [1001, written, 10])
+    radiograph = read_radiograph(build(pixels, bits_stored=16, VOILUTSequence=[table]))
+    close(radiograph.pixels, (pixels.astype(int) - low) / 1023, 1e-6)
 
 
 def test_voi_table_of_65536_entries_is_declared_as_zero() -> None:
@@ -194,14 +210,18 @@ def test_monochrome1_of_inverted_data_equals_monochrome2(dtype: type, bits: int,
     assert not any("Inverted" in step for step in plain.source.steps)
 
 
-def test_inverse_shape_inverts_once() -> None:
+def test_inverse_shape_inverts_once_and_never_against_the_photometric_interpretation() -> None:
     pixels = ramp(0, 4095)
     both = read_radiograph(build(pixels, photometric="MONOCHROME1", PresentationLUTShape="INVERSE"))
     close(both.pixels, 1 - pixels / 4095, 1e-6)
     assert both.source.warnings == ()
-    shape_only = read_radiograph(build(pixels, PresentationLUTShape="INVERSE"))
-    close(shape_only.pixels, 1 - pixels / 4095, 1e-6)
-    assert "contradicts itself" in shape_only.source.warnings[0]
+    for photometric, shape in (("MONOCHROME2", "INVERSE"), ("MONOCHROME1", "IDENTITY")):
+        radiograph = read_radiograph(
+            build(pixels, photometric=photometric, PresentationLUTShape=shape)
+        )
+        ramp_up = pixels / 4095
+        close(radiograph.pixels, 1 - ramp_up if photometric == "MONOCHROME1" else ramp_up, 1e-6)
+        assert "contradicts itself" in radiograph.source.warnings[0]
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -296,3 +316,80 @@ def test_steps_are_told_in_order() -> None:
         "Set the padding pixels to black",
         "Pixel spacing as at the detector (Imager Pixel Spacing)",
     )
+
+
+@pytest.mark.parametrize(
+    ("elements", "values", "missing"),
+    [
+        ({"RescaleSlope": 0.25}, ramp(0, 4095) * 0.25, "intercept; 0"),
+        ({"RescaleIntercept": -2048}, ramp(0, 4095) - 2048.0, "slope; 1"),
+        ({"RescaleSlope": None, "RescaleIntercept": -2048}, ramp(0, 4095) - 2048.0, "slope; 1"),
+    ],
+)
+def test_half_a_rescale_pair_is_completed_and_told(
+    elements: Any, values: NDArray[Any], missing: str
+) -> None:
+    radiograph = read_radiograph(build(ramp(0, 4095), window=(200, 800), **elements))
+    close(radiograph.pixels, np.clip((values - 199.5) / 799 + 0.5, 0, 1), 1e-6)
+    assert missing in radiograph.source.warnings[0]
+
+
+@pytest.mark.parametrize("half", ["WindowCenter", "WindowWidth"])
+def test_half_a_window_is_ignored_and_told(half: str) -> None:
+    radiograph = read_radiograph(build(ramp(0, 4095), **{half: 1000}))
+    close(radiograph.pixels, ramp(0, 4095) / 4095, 1e-6)
+    assert radiograph.source.warnings == ("The header states half a window; it was ignored.",)
+
+
+def test_a_window_beside_all_pixels_is_ignored_and_told() -> None:
+    radiograph = read_radiograph(build(ramp(0, 4095), window=(-5000, 300)))
+    close(radiograph.pixels, ramp(0, 4095) / 4095, 1e-6)
+    assert "beside all pixel values" in radiograph.source.warnings[0]
+
+
+def test_a_window_narrower_than_linear_allows_is_exact() -> None:
+    radiograph = read_radiograph(build(ramp(0, 4095), window=(0.2, 0.4), rescale=(0.0001, 0)))
+    close(radiograph.pixels, np.clip(ramp(0, 4095) * 0.0001 / 0.4, 0, 1), 1e-6)
+    assert "LINEAR_EXACT" in radiograph.source.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("elements", "applied"),
+    [
+        ({"Modality": "RF"}, False),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.2"}, False),
+        ({"Modality": "DX"}, True),
+    ],
+)
+def test_the_modality_table_of_fluoroscopy_is_not_for_display(elements: Any, applied: bool) -> None:
+    table = lut_item([0, 10, 20, 4095], first=0, bits=12)
+    pixels = ramp(0, 3)
+    radiograph = read_radiograph(build(pixels, ModalityLUTSequence=[table], **elements))
+    shown = np.array([0, 10, 20, 4095])[pixels] / 4095 if applied else pixels / 3
+    close(radiograph.pixels, shown, 1e-6)
+    assert any("not for display" in step for step in radiograph.source.steps) != applied
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "stated", "shown"),
+    [
+        (10, 3900, (0, 4095), (0, 4095)),
+        (10, 1500, (0, 4095), (10, 1500)),
+        (10, 3900, (0, 3000), (10, 3900)),
+        (10, 3900, (5, 5), (10, 3900)),
+    ],
+)
+def test_the_stated_range_of_values_counts_where_the_pixels_fill_it(
+    low: int, high: int, stated: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    elements = {"SmallestImagePixelValue": stated[0], "LargestImagePixelValue": stated[1]}
+    radiograph = read_radiograph(build(ramp(low, high), **elements))
+    expected = (ramp(low, high) - float(shown[0])) / (shown[1] - shown[0])
+    close(radiograph.pixels, expected, 1e-6)
+
+
+def test_8_bits_that_nearly_fill_their_range_are_shown_as_they_are() -> None:
+    grey = ramp(3, 252, np.uint8)
+    close(read_radiograph(build(grey, bits_stored=8)).pixels, grey / 255, 1e-6)
+    narrow = ramp(90, 160, np.uint8)
+    close(read_radiograph(build(narrow, bits_stored=8)).pixels, (narrow - 90.0) / 70, 1e-6)

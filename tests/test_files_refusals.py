@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dicoms import build, dataset, ramp, set_frame
 from dicoms import to_bytes as dicom_bytes
-from openjpeg.utils import encode_array
+from imagecodecs import jpeg2k_encode
 from PIL import Image
 from pydicom import dcmread
 from pydicom.pixels import pixel_array
@@ -164,7 +164,9 @@ def test_huge_dicom_header() -> None:
 def test_compressed_picture_of_another_size_than_the_header(syntax: Any) -> None:
     big = np.zeros((300, 200), np.uint8)
     frame = (
-        encode_array(big) if syntax == JPEG2000Lossless else encoded(Image.fromarray(big), "JPEG")
+        jpeg2k_encode(big, level=0, codecformat="j2k")
+        if syntax == JPEG2000Lossless
+        else encoded(Image.fromarray(big), "JPEG")
     )
     ds = dataset(GREY8, bits_stored=8)
     set_frame(ds, frame, syntax)
@@ -298,7 +300,7 @@ def test_real_dicom() -> None:
     ds = dcmread(path)
     radiograph = read_radiograph(path)
     stored = pixel_array(ds).astype(float)
-    close(radiograph.pixels, (stored - stored.min()) / (stored.max() - stored.min()))
+    close(radiograph.pixels, stored / 255, 1 / 255)  # two decoders of JPEG may round differently
     assert radiograph.view == "PA"
     assert radiograph.spacing_mm == (0.168, 0.168)
     assert str(ds.PatientID) not in repr(radiograph.source)

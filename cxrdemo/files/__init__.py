@@ -37,6 +37,16 @@ _RASTERS: Final = (
 """First bytes of the pictures that are read."""
 
 _STRANGERS: Final = (
+    (b"\0\x05\x16\x07", "a Mac's companion of a file, which holds no picture itself"),
+    (b"8BPS", "a Photoshop document"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture outside DICOM"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (b"NRRD", "an NRRD volume"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document"),
+    (b"<!DOCTYPE", "a web page"),
+    (b"<html", "a web page"),
     (b"GIF8", "a GIF picture"),
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive or office document"),
@@ -46,6 +56,12 @@ _STRANGERS: Final = (
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture outside DICOM"),
 )
 """First bytes of what is often sent instead, and its name."""
+
+_BRANDS: Final = (
+    ((b"avif", b"avis"), "an AVIF picture"),
+    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC picture"),
+)
+"""Brands of files in boxes (ISO 14496-12), and their name."""
 
 
 def read_radiograph(source: Path | bytes, *, max_bytes: int = MAX_BYTES) -> Radiograph:
@@ -134,12 +150,24 @@ def _too_many_bytes(size: int, max_bytes: int) -> UnsupportedImageError:
 
 def _refuse(data: bytes) -> NoReturn:
     """Refuses bytes of no kind that is read, worded by what they announce themselves."""
-    for signature, name in _STRANGERS:
-        if data.startswith(signature):
-            raise UnsupportedImageError(
-                f"{_KINDS_READ}, found {name}. Take the image out of it, or export the radiograph"
-                " in one of these formats."
-            )
+    name = _stranger(data)
+    if name is not None:
+        raise UnsupportedImageError(
+            f"{_KINDS_READ}, found {name}. Take the image out of it, or export the radiograph in"
+            " one of these formats."
+        )
     raise UnreadableImageError(
         f"{_KINDS_READ}, found something else. Export the radiograph in one of these formats."
     )
+
+
+def _stranger(data: bytes) -> str | None:
+    """What the first bytes announce, if it is nothing that is read."""
+    if data[4:8] == b"ftyp":
+        # The major brand may be a general one, with the particular ones behind it.
+        brands = [data[8:12], *(data[at : at + 4] for at in range(16, min(64, len(data)), 4))]
+        for known, name in _BRANDS:
+            if any(brand in known for brand in brands):
+                return name
+        return "a video or another file of its kind"
+    return next((name for signature, name in _STRANGERS if data.startswith(signature)), None)

@@ -1,16 +1,13 @@
-"""What every decoder shares: sizes, errors, and and the way from pixels to a `Radiograph`."""
+"""What every decoder shares: sizes, errors, and the way from pixels to a `Radiograph`."""
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.config import disable_value_validation
 
 from cxrdemo.errors import CxrDemoError, UnreadableImageError, UnsupportedImageError
 from cxrdemo.files.journal import Journal
@@ -19,40 +16,47 @@ from cxrdemo.radiograph import MIN_READABLE_PX, Radiograph, Source, View
 MAX_PIXELS: Final = 100_000_000
 """Five times the largest flat-panel detector (about 20 megapixels), and 400 MB as float32."""
 
-# The switches for warnings and for pydicom's validation are global, so that two threads which turn
-# them at once may leave them turned for ever.
-_LIBRARY_LOCK: Final = threading.Lock()
+MAX_COLOUR_PIXELS: Final = 40_000_000
+"""Of a picture with several samples a pixel, or samples of 32 bits: twice the largest detector."""
+
+_FLAT_ROWS: Final = 8
+_FLAT_SHARE: Final = 0.02
+"""So many equal rows at the end, and such a share of all, are no longer chance."""
 
 
 @contextmanager
-def decoding(kind: str) -> Iterator[list[warnings.WarningMessage]]:
-    """Collects the warnings of a decoder and turns whatever it raises into our own error."""
-    # pydicom's validation would write the values that it finds wrong, a name perhaps, to the log.
-    with _LIBRARY_LOCK, disable_value_validation(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield caught
-        except CxrDemoError:
-            raise
-        except Image.DecompressionBombError as error:
-            raise too_large() from error
-        # Decoders raise anything at all on broken bytes; nothing is swallowed here.
-        except Exception as error:
-            raise UnreadableImageError(
-                f"Expected a complete {kind} file, found one that is broken or cut short. Copy or"
-                " export it again; if it opens elsewhere, save it from there as PNG."
-            ) from error
+def decoding(kind: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into our own error."""
+    try:
+        yield
+    except CxrDemoError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise too_large(MAX_PIXELS) from error
+    except MemoryError as error:
+        raise UnsupportedImageError(
+            "Expected an image that fits into memory, found one that does not. Export it smaller,"
+            " or close other programs."
+        ) from error
+    # Decoders raise anything at all on broken bytes; nothing is swallowed here.
+    except Exception as error:
+        raise UnreadableImageError(
+            f"Expected a complete {kind} file, found one that is broken or cut short. Copy or"
+            " export it again; if it opens elsewhere, save it from there as PNG."
+        ) from error
 
 
-def departed(caught: list[warnings.WarningMessage]) -> bool:
-    """Whether a decoder warned about the file; its deprecations and size hints do not count."""
-    return any(issubclass(warning.category, UserWarning) for warning in caught)
+def check_size(height: int, width: int, *, is_grey: bool) -> None:
+    """Refuses a picture too large for memory, or too small to show a lung.
 
-
-def check_size(height: int, width: int) -> None:
-    """Refuses a picture too large for memory, or too small to show a lung."""
-    if height * width > MAX_PIXELS:
-        raise too_large()
+    Args:
+        height: In pixels.
+        width: In pixels.
+        is_grey: Whether a pixel is one sample of at most 16 bits.
+    """
+    most = MAX_PIXELS if is_grey else MAX_COLOUR_PIXELS
+    if height * width > most:
+        raise too_large(most)
     if min(height, width) < MIN_READABLE_PX:
         raise UnsupportedImageError(
             f"Expected an image of at least {MIN_READABLE_PX} pixels a side, found {width} x"
@@ -60,11 +64,31 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def too_large() -> UnsupportedImageError:
-    """The error for a picture of more than `MAX_PIXELS`."""
+def too_large(most: int) -> UnsupportedImageError:
+    """The error for a picture of more than `most` pixels."""
+    kind = "a grey image" if most == MAX_PIXELS else "a colour image"
     return UnsupportedImageError(
-        f"Expected an image of at most {MAX_PIXELS // 1_000_000} megapixels, found a larger one."
-        " Export the radiograph at its native resolution."
+        f"Expected {kind} of at most {most // 1_000_000} megapixels, found a larger one."
+        " Export the radiograph in grey at its native resolution."
+    )
+
+
+def remark_on_flat_end(samples: NDArray[Any], journal: Journal) -> None:
+    """Remarks on rows at the end that hold one grey: a decoder's filling for what is missing.
+
+    Black and white bars, as around many pictures, are passed over.
+    """
+    last = samples[-1, -1]
+    least = max(_FLAT_ROWS, round(_FLAT_SHARE * samples.shape[0]))
+    if (samples[-least:] != last).any():
+        return
+    low, high = (float(end) for end in (samples.min(), samples.max()))
+    if not low < float(np.mean(last)) < high:
+        return
+    varied = np.flatnonzero((samples != last).reshape(samples.shape[0], -1).any(axis=1))
+    share = 1 - (varied[-1] + 1) / samples.shape[0]
+    journal.remark(
+        f"The lower {share:.0%} of the image is one even grey: the file may have been cut short."
     )
 
 
@@ -75,6 +99,7 @@ def to_radiograph(
     kind: str,
     bit_depth: int,
     colourfulness: float,
+    own_grid: bool,
     tags: Mapping[str, str] = MappingProxyType({}),
     spacing_mm: tuple[float, float] | None = None,
     view: View | None = None,
@@ -83,6 +108,6 @@ def to_radiograph(
     if pixels.min() == pixels.max():
         journal.remark("The image contains no contrast: every pixel has the same value.")
     source = Source(
-        kind, bit_depth, tuple(journal.steps), tags, tuple(journal.remarks), colourfulness
+        kind, bit_depth, tuple(journal.steps), tags, tuple(journal.remarks), colourfulness, own_grid
     )
     return Radiograph(np.ascontiguousarray(pixels, np.float32), spacing_mm, view, source)

@@ -1,18 +1,22 @@
 """Samples as stored become grey values in 0..1, 1 dense.
 
-Rasters by the range of their type; DICOM by modality transform, VOI transform and inversion.
+Rasters by the range of their type; DICOM by modality transform, VOI transform and inversion, in
+the order of the standard (PS3.4 N.2). docs/reading-files.md tells which rule decides what.
+
+All is done over tables of values or over strips of rows: beside the samples there is never more
+than one float32 image of their size.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut, apply_rescale, apply_windowing
 
-from cxrdemo.files.header import code, numbers
+from cxrdemo.files.header import PALETTE, Header, Table, table_of
 from cxrdemo.files.journal import Journal
+from cxrdemo.files.stored import Stored
 
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601, section 2.5.1."""
@@ -23,226 +27,410 @@ _COLOURED_SHARE: Final = 0.05
 second share of its pixels are. Annotations in colour stay below, photographs lie far above."""
 
 _FULL_RANGE_BITS: Final = (8, 10, 12, 14, 16)
+_FILLED_SHARE: Final = 0.75
+"""Values that fill less than this share of the smallest range of bits are stretched instead."""
+
+_STRIP_PIXELS: Final = 2**20
+
+_NOT_FOR_DISPLAY: Final = (
+    "1.2.840.10008.5.1.4.1.1.12.1",
+    "1.2.840.10008.5.1.4.1.1.12.2",
+)
+"""X-ray angiography and radiofluoroscopy: their modality table leads back to X-ray intensity."""
+
+Grey = NDArray[np.float32]
 
 
-def to_grey(samples: NDArray[Any], journal: Journal) -> tuple[NDArray[np.float32], float]:
-    """Samples of any kind as grey in 0..1, with the alpha laid over black; and `colourfulness`."""
-    channels = 1 if samples.ndim == 2 else samples.shape[2]
-    alpha = None
-    if channels in (2, 4):
-        alpha = samples[..., -1].astype(np.float32) / np.iinfo(samples.dtype).max
-        samples = samples[..., :-1]
-    values = _to_unit(samples, journal)
-    grey, colourfulness = (values, 0.0) if values.ndim == 2 else _luma(values, journal)
-    if alpha is not None and alpha.min() < 1.0:
-        grey *= alpha
+def raster_to_grey(
+    samples: NDArray[Any], journal: Journal, *, palette: NDArray[np.float32] | None = None
+) -> tuple[Grey, float]:
+    """Samples of a picture as grey in 0..1, with the alpha laid over black; and `colourfulness`.
+
+    Args:
+        samples: (H, W) grey or indices, or (H, W, C) with 2 to 4 channels of colour or alpha.
+        journal: Told what was done.
+        palette: float32 (N, 4), the RGBA of each index in 0..1.
+    """
+    if palette is not None:
+        return _through_palette(samples, palette, journal)
+    if samples.ndim == 2:
+        return _range_to_unit(samples, journal), 0.0
+    if samples.shape[2] == 2:
+        grey, alpha = samples[..., 0], samples[..., 1]
+        if not alpha.all():  # what cannot be seen has no part in the range
+            grey = np.where(alpha > 0, grey, grey.dtype.type(0))
+        return _over_black(_range_to_unit(grey, journal), alpha, journal), 0.0
+    full = np.float32(np.iinfo(samples.dtype).max)
+    grey, colourfulness = _luma(
+        samples.shape[:2],
+        lambda rows: np.divide(samples[rows, :, :3], full, dtype=np.float32),
+        journal,
+    )
+    if samples.shape[2] == 4:
+        grey = _over_black(grey, samples[..., 3], journal)
+    return grey, colourfulness
+
+
+def _over_black(grey: Grey, alpha: NDArray[Any], journal: Journal) -> Grey:
+    full = np.iinfo(alpha.dtype).max
+    if alpha.min() < full:
+        for rows in _strips(grey.shape):
+            grey[rows] *= alpha[rows] / np.float32(full)
         journal.did("Laid the transparent parts over black")
-    return grey, colourfulness
+    return grey
 
 
-def _to_unit(samples: NDArray[Any], journal: Journal) -> NDArray[np.float32]:
-    """Scales samples to 0..1 by the range of their type, or by their own if it is open-ended."""
+def _range_to_unit(samples: NDArray[Any], journal: Journal) -> Grey:
+    """Scales grey samples to 0..1: 8 bits by their type, more by what they fill of it."""
     if samples.dtype == np.uint8:
-        return samples.astype(np.float32) / np.float32(255)
-    if samples.dtype.kind == "u" and samples.dtype.itemsize == 2:
-        highest = int(samples.max())
-        bits = next(bits for bits in _FULL_RANGE_BITS if highest < 2**bits)
-        if bits < 16:
-            journal.did(f"Scaled by the full range of {bits} bits, as no value needs more")
-        return samples.astype(np.float32) / np.float32(2**bits - 1)
+        return cast(Grey, np.divide(samples, np.float32(255), dtype=np.float32))
+    if samples.dtype == np.uint16:
+        low, high = int(samples.min()), int(samples.max())
+        bits = next(bits for bits in _FULL_RANGE_BITS if high < 2**bits)
+        full = 2**bits - 1
+        if high - low >= _FILLED_SHARE * full:
+            if bits < 16:
+                journal.did(f"Scaled by the full range of {bits} bits, as no value needs more")
+            return cast(Grey, np.divide(samples, np.float32(full), dtype=np.float32))
+        return _stretched(samples, low, high, journal)
+    if samples.dtype.kind != "f":
+        return _stretched(samples, int(samples.min()), int(samples.max()), journal)
     valid = np.isfinite(samples)
-    if not valid.all():
-        journal.remark("Some pixels hold no value; they are shown black.")
-    return _min_max(samples, valid, journal)
+    if valid.all():
+        return _stretched(samples, float(samples.min()), float(samples.max()), journal)
+    journal.remark("Some pixels hold no value; they are shown black.")
+    known = samples[valid]
+    ends = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    stretched = _stretched(np.where(valid, samples, ends[0]), *ends, journal)
+    stretched[~valid] = 0.0
+    return stretched
 
 
-def _min_max(
-    values: NDArray[Any], valid: NDArray[np.bool_], journal: Journal
-) -> NDArray[np.float32]:
-    """Stretches the valid values to 0..1; the rest, and a constant image, become 0."""
-    wide = np.where(valid, values, np.nan).astype(np.float64)
-    low, high = (np.nanmin(wide), np.nanmax(wide)) if valid.any() else (0.0, 0.0)
-    if high == low:
-        return np.zeros(values.shape, np.float32)
-    journal.did(f"Scaled from the image's own range, {low:g} to {high:g}")
-    return np.nan_to_num((wide - low) / (high - low)).astype(np.float32)
+def _stretched(samples: NDArray[Any], low: float, high: float, journal: Journal) -> Grey:
+    """Stretches low..high to 0..1; a constant image becomes 0."""
+    grey = np.zeros(samples.shape, np.float32)
+    if high > low:
+        journal.did(f"Scaled from the image's own range, {low:g} to {high:g}")
+        for rows in _strips(samples.shape):
+            grey[rows] = (samples[rows].astype(np.float64) - low) / (high - low)
+    return grey
 
 
-def _luma(colour: NDArray[np.float32], journal: Journal) -> tuple[NDArray[np.float32], float]:
-    """Grey from colour, 0..1, and `Source.colourfulness`."""
-    if colour.shape[2] == 1:
-        return colour[..., 0], 0.0
-    spread = colour.max(axis=2) - colour.min(axis=2)
-    if not spread.any():
-        journal.did("Took one of three equal colour channels")
-        return colour[..., 0], 0.0
-    colourfulness = float(np.mean(spread > _COLOURED_SPREAD))
-    if colourfulness > _COLOURED_SHARE:
-        journal.remark("This looks like a colour photograph, not an X-ray.")
-    journal.did("Converted colour to grey by the ITU-R 601 luma")
-    # The weights sum to one, but not after rounding.
-    grey: NDArray[np.float32] = np.clip(colour @ _LUMA, 0.0, 1.0)
-    return grey, colourfulness
+def _through_palette(
+    indices: NDArray[Any], palette: NDArray[np.float32], journal: Journal
+) -> tuple[Grey, float]:
+    table = np.zeros((256, 4), np.float32)
+    table[: len(palette)] = palette[:256]
+    counts = _counts(indices)
+    luma, colourfulness = _luma_of(table[:, :3], counts, journal)
+    if (table[counts > 0, 3] < 1).any():
+        luma = luma * table[:, 3]
+        journal.did("Laid the transparent parts over black")
+    return cast(Grey, cv2.LUT(indices, luma)), colourfulness
 
 
 def colour_to_grey(
-    stored: NDArray[Any], header: Any, journal: Journal
-) -> tuple[NDArray[np.float32], float]:
-    """Grey from colour, 0..1, and `Source.colourfulness`."""
-    if stored.ndim == 2:
-        colour = apply_color_lut(stored, header)
-        full = np.iinfo(colour.dtype).max
-        journal.did("Looked up the palette's colours")
-    else:
-        colour, full = stored, 2 ** int(header.BitsStored) - 1
-        if code(header, "PhotometricInterpretation").startswith("YBR"):
-            journal.did("Converted YBR to RGB")
-    return _luma(colour.astype(np.float32) / np.float32(full), journal)
+    samples: NDArray[Any], bits: int, is_ybr: bool, journal: Journal
+) -> tuple[Grey, float]:
+    """Grey from the (H, W, 3) samples of a DICOM file, and `colourfulness`."""
+    full = np.float32(2**bits - 1)
+    if is_ybr:
+        journal.did("Converted YBR to RGB")
+
+    def colours(rows: slice) -> NDArray[np.float32]:
+        kept = samples[rows] & samples.dtype.type(2**bits - 1)
+        strip: Grey = np.divide(kept, full, dtype=np.float32)
+        return _ybr_to_rgb(strip, bits) if is_ybr else strip
+
+    return _luma(samples.shape[:2], colours, journal)
 
 
-def grey_to_unit(stored: NDArray[Any], header: Any, journal: Journal) -> NDArray[np.float32]:
-    """Modality transform, VOI transform and inversion, in the order of the standard (PS3.4 N.2).
+def _ybr_to_rgb(ybr: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """PS3.3 C.7.6.3.1.2, YBR_FULL, in units of the full range."""
+    y, middle = ybr[..., 0], np.float32(2 ** (bits - 1) / (2**bits - 1))
+    blue, red = ybr[..., 1] - middle, ybr[..., 2] - middle
+    green = y - 0.344136 * blue - 0.714136 * red
+    rgb = np.stack((y + 1.402 * red, green, y + 1.772 * blue), axis=-1)
+    return cast(Grey, np.clip(rgb, 0, 1).astype(np.float32))
 
-    Each maps one grey value to another, so the values that occur are transformed, and not every
+
+def palette_to_grey(indices: NDArray[Any], header: Header) -> tuple[Grey, float]:
+    """Grey from the indices of a DICOM palette, and `colourfulness` (PS3.3 C.7.6.3.1.5).
+
+    Raises:
+        ValueError: If the palette is missing or in segments.
+    """
+    tables = [
+        table_of(header.value(descriptor), header.value(data), header.syntax)
+        for descriptor, data in zip(PALETTE[::2], PALETTE[1::2], strict=True)
+    ]
+    # Entries of 8 bits may be written as words, or an 8-bit value into the word's upper byte.
+    highest = max(int(table.entries.max()) for table in tables)
+    full = 2 ** (8 if highest < 256 else 16) - 1
+    codes = np.arange(256 ** min(indices.dtype.itemsize, 2))
+    colours = np.stack([table.entries[_index(table, codes)] for table in tables], axis=-1)
+    counts = _counts(indices)
+    header.journal.did("Looked up the palette's colours")
+    luma, colourfulness = _luma_of((colours / full).astype(np.float32), counts, header.journal)
+    return cast(Grey, cv2.LUT(np.ascontiguousarray(indices), luma)), colourfulness
+
+
+def _luma(
+    hw: tuple[int, ...], colours: Callable[[slice], NDArray[np.float32]], journal: Journal
+) -> tuple[Grey, float]:
+    """Grey from colour, 0..1, and `Source.colourfulness`; strip by strip."""
+    grey = np.empty(hw, np.float32)
+    coloured, differ = 0, False
+    for rows in _strips(hw):
+        strip = colours(rows)
+        spread = strip.max(axis=2) - strip.min(axis=2)
+        if not spread.any():
+            grey[rows] = strip[..., 0]
+            continue
+        differ = True
+        coloured += int((spread > _COLOURED_SPREAD).sum())
+        # The weights sum to one, but not after rounding.
+        luma = np.clip(strip @ _LUMA, 0, 1)
+        grey[rows] = np.where(spread > 0, luma, strip[..., 0])
+    return grey, _told(coloured / grey.size, differ, journal)
+
+
+def _luma_of(
+    colours: NDArray[np.float32], counts: NDArray[Any], journal: Journal
+) -> tuple[Grey, float]:
+    """Likewise for the (N, 3) colours of a palette and the number of pixels of each."""
+    spread = np.where(counts > 0, colours.max(axis=1) - colours.min(axis=1), 0)
+    grey = np.where(spread > 0, np.clip(colours @ _LUMA, 0, 1), colours[:, 0]).astype(np.float32)
+    share = float(counts[spread > _COLOURED_SPREAD].sum() / counts.sum())
+    return grey, _told(share, bool(spread.any()), journal)
+
+
+def _counts(words: NDArray[Any]) -> NDArray[np.float32]:
+    """How often each value of an unsigned type of 8 or 16 bits occurs."""
+    count = 256**words.dtype.itemsize
+    words = np.ascontiguousarray(words)
+    return cast(Grey, cv2.calcHist([words], [0], None, [count], [0, count]).ravel())
+
+
+def _told(colourfulness: float, differ: bool, journal: Journal) -> float:
+    if not differ:
+        journal.did("Took one of three equal colour channels")
+        return 0.0
+    if colourfulness > _COLOURED_SHARE:
+        journal.remark("This looks like a colour photograph, not an X-ray.")
+    journal.did("Converted colour to grey by the ITU-R 601 luma")
+    return colourfulness
+
+
+def _strips(shape: tuple[int, ...]) -> list[slice]:
+    """Strips of rows of about a million pixels."""
+    rows = max(1, _STRIP_PIXELS // shape[1])
+    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
+
+
+def grey_to_unit(words: NDArray[Any], header: Header, stored: Stored, is_inverted: bool) -> Grey:
+    """Modality transform, VOI transform and inversion of the words of a grey DICOM image.
+
+    Each maps one grey value to another, so the words that occur are transformed, and not every
     pixel: a tenth of the time, and the same numbers.
     """
-    if stored.dtype.itemsize > 2:
-        return _levels_to_unit(stored, header, journal)
-    codes = np.ascontiguousarray(stored).view(f"u{stored.dtype.itemsize}")
-    count = 256**stored.dtype.itemsize
-    present = np.flatnonzero(cv2.calcHist([codes], [0], None, [count], [0, count]))
-    table = np.zeros(count, np.float32)
-    levels = present.astype(codes.dtype).view(stored.dtype)
-    table[present] = _levels_to_unit(levels, header, journal)
-    return cast(NDArray[np.float32], cv2.LUT(codes, table))
+    if words.dtype.itemsize > 2:
+        return _values_to_unit(words, header, stored, is_inverted)
+    words = np.ascontiguousarray(words)
+    counts = _counts(words)
+    present = np.flatnonzero(counts)
+    table = np.zeros(counts.size, np.float32)
+    table[present] = _values_to_unit(present, header, stored, is_inverted)
+    return cast(Grey, cv2.LUT(words, table))
 
 
-def _levels_to_unit(levels: NDArray[Any], header: Any, journal: Journal) -> NDArray[np.float32]:
-    padding = _padding(levels, header)
-    values = _apply_modality(levels, header, journal)
-    unit = _apply_voi(values, ~padding, header, journal)
-    if _is_inverted(header, journal):
+def _values_to_unit(words: NDArray[Any], header: Header, stored: Stored, is_inverted: bool) -> Grey:
+    values = stored.values(words)
+    padding = _padding(values, header)
+    rescaled = _apply_modality(values, header)
+    unit = _apply_voi(rescaled, ~padding, header, 0 if stored.signed else stored.bits)
+    if _contradicts(header, is_inverted):
+        header.journal.remark(
+            "The header contradicts itself about which end of the scale is white; the photometric"
+            " interpretation was followed. Check that bone is bright."
+        )
+    if is_inverted:
         unit = 1.0 - unit
+        header.journal.did("Inverted, because the file is MONOCHROME1")
     if padding.any():
         unit[padding] = 0.0
-        journal.did("Set the padding pixels to black")
+        header.journal.did("Set the padding pixels to black")
     return unit.astype(np.float32)
 
 
-def _padding(stored: NDArray[Any], header: Any) -> NDArray[np.bool_]:
+def _contradicts(header: Header, is_inverted: bool) -> bool:
+    """Whether Presentation LUT Shape speaks against the photometric interpretation.
+
+    Both state one inversion (PS3.3 C.8.11.3.1.2).
+    """
+    shape = header.code("PresentationLUTShape")
+    return shape in ("IDENTITY", "INVERSE") and (shape == "INVERSE") != is_inverted
+
+
+def _padding(values: NDArray[np.int64], header: Header) -> NDArray[np.bool_]:
     """Pixels outside the exposed field, by Pixel Padding Value and Range Limit (PS3.3 C.7.5.1)."""
-    limits = [
-        int(value)
-        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-        for value in numbers(header, keyword)[:1]
-    ]
-    if not numbers(header, "PixelPaddingValue"):
-        return np.zeros(stored.shape, np.bool_)
-    if stored.dtype.kind == "i":
-        # Some writers store a negative value in the unsigned representation.
-        modulus = 2 ** int(header.BitsAllocated)
-        limits = [value - modulus if value >= modulus // 2 else value for value in limits]
-    return (stored >= min(limits)) & (stored <= max(limits))
+    value, limit = header.whole("PixelPaddingValue"), header.whole("PixelPaddingRangeLimit")
+    if value is None:
+        return np.zeros(values.shape, np.bool_)
+    limits = [value, value if limit is None else limit]
+    # Some writers store a negative value in the unsigned representation, or the reverse.
+    if values.min() < 0:
+        limits = [end - 2**16 if end >= 2**15 else end for end in limits]
+    elif max(limits) < 0:
+        limits = [end + 2**16 for end in limits]
+    return (values >= min(limits)) & (values <= max(limits))
 
 
-def _apply_modality(stored: NDArray[Any], header: Any, journal: Journal) -> NDArray[np.float64]:
-    if header.get("ModalityLUTSequence"):
+def _apply_modality(values: NDArray[np.int64], header: Header) -> NDArray[np.float64]:
+    journal = header.journal
+    if header.has("ModalityLUTSequence"):
+        is_fluoroscopy = header.code("Modality") in ("RF", "XA")
+        if is_fluoroscopy or (header.value("SOPClassUID") or [""])[0] in _NOT_FOR_DISPLAY:
+            journal.did("Left out the modality lookup table, which is not for display here")
+            return values.astype(np.float64)
+        table = header.value("ModalityLUTSequence")[0]
         journal.did("Applied the modality lookup table")
-        return _look_up(stored.astype(np.float64), header.ModalityLUTSequence[0], header)[0]
-    slope, intercept = numbers(header, "RescaleSlope"), numbers(header, "RescaleIntercept")
-    if slope and intercept and slope[0] == 0:
-        journal.remark("The header's rescale slope is zero; it was ignored.")
-    elif slope and intercept:
-        journal.did(f"Rescaled: slope {slope[0]:g}, intercept {intercept[0]:g}")
-        rescaled: NDArray[np.float64] = apply_rescale(stored, header)
-        return rescaled
-    return stored.astype(np.float64)
+        mapped: NDArray[np.float64] = table.entries[_index(table, values)].astype(np.float64)
+        return mapped
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    if slope is None and intercept is None:
+        return values.astype(np.float64)
+    if slope == 0:
+        journal.remark("The header's rescale slope is zero; the rescale was ignored.")
+        return values.astype(np.float64)
+    if slope is None or intercept is None:
+        missing, taken = ("slope", 1) if slope is None else ("intercept", 0)
+        journal.remark(f"The header states no rescale {missing}; {taken} was taken.")
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    journal.did(f"Rescaled: slope {slope:g}, intercept {intercept:g}")
+    return np.asarray(values * slope + intercept, np.float64)
 
 
 def _apply_voi(
-    values: NDArray[np.float64],
-    valid: NDArray[np.bool_],
-    header: Any,
-    journal: Journal,
+    values: NDArray[np.float64], valid: NDArray[np.bool_], header: Header, bits: int
 ) -> NDArray[np.float64]:
     """Values of interest in 0..1: by the first table, else the first window, else min-max."""
-    if header.get("VOILUTSequence"):
-        tables = header.VOILUTSequence
-        entries, bits = _look_up(values, tables[0], header)
-        journal.did(f"Applied the VOI lookup table of {bits} bits{_first_of(len(tables))}")
-        full = 2**bits - 1
-        if entries.max() < full / 4:
-            journal.remark("The VOI lookup table uses little of its range: the image is dark.")
-        unit: NDArray[np.float64] = entries / full
-        return unit
-    centres, widths = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
-    function = code(header, "VOILUTFunction") or "LINEAR"
+    journal = header.journal
+    if header.has("VOILUTSequence"):
+        return _apply_voi_table(values, header)
+    window = _window(header)
+    if window is not None:
+        centre, width, function = window
+        unit = windowed(values, centre, width, function)
+        seen = values[valid] if valid.any() else values
+        if seen.min() == seen.max() or np.ptp(unit[valid]) > 0:
+            count = len(header.numbers("WindowCenter"))
+            journal.did(f"Window centre {centre:g}, width {width:g} ({function}){_first_of(count)}")
+            return unit
+        journal.remark("The header's window lies beside all pixel values; it was ignored.")
+    if not valid.any():
+        return np.zeros(values.shape)
+    low, high, told = _range(float(values[valid].min()), float(values[valid].max()), header, bits)
+    if high == low:
+        return np.zeros(values.shape)
+    journal.did(f"Scaled from {told}, {low:g} to {high:g}")
+    stretched: NDArray[np.float64] = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return stretched
+
+
+def _range(low: float, high: float, header: Header, bits: int) -> tuple[float, float, str]:
+    """The ends of the grey scale where the header names no window, and whose they are.
+
+    The image's own, unless it nearly fills that of 8 bits, which are meant to be shown as they are,
+    or the one that the header states.
+    """
+    if any(map(header.has, ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"))):
+        return low, high, "the image's own range"
+    smallest = header.number("SmallestImagePixelValue")
+    largest = header.number("LargestImagePixelValue")
+    given = [(0.0, 255.0, "the range of 8 bits")] if bits == 8 else []
+    if smallest is not None and largest is not None:
+        given.append((smallest, largest, "the range that the header states"))
+    for start, end, told in given:
+        if start <= low and high <= end and high - low >= _FILLED_SHARE * (end - start) > 0:
+            return start, end, told
+    return low, high, "the image's own range"
+
+
+def _apply_voi_table(values: NDArray[np.float64], header: Header) -> NDArray[np.float64]:
+    tables: list[Table] = header.value("VOILUTSequence")
+    table = tables[0]
+    # The entries tell their bits better than the descriptor: some writers declare 16 and use 12,
+    # others declare fewer than they use.
+    bits = max(1, int(table.entries.max()).bit_length())
+    if bits != table.bits:
+        header.journal.remark(
+            f"The VOI lookup table is said to have entries of {table.bits} bits, but they use"
+            f" {bits}; it was scaled by what they use."
+        )
+    header.journal.did(f"Applied the VOI lookup table of {bits} bits{_first_of(len(tables))}")
+    unit: NDArray[np.float64] = table.entries[_index(table, values)] / (2**bits - 1)
+    return unit
+
+
+def _window(header: Header) -> tuple[float, float, str] | None:
+    """Centre, width and function of the first window that can be used."""
+    remark = header.journal.remark
+    centre, width = header.number("WindowCenter"), header.number("WindowWidth")
+    function = header.code("VOILUTFunction") or "LINEAR"
+    if (centre is None) != (width is None):
+        remark("The header states half a window; it was ignored.")
+    if centre is None or width is None:
+        return None
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        journal.remark("The header's VOI function is unknown; the window is taken as LINEAR.")
+        remark("The header's VOI function is unknown; the window is taken as LINEAR.")
         function = "LINEAR"
-    if centres and widths:
-        centre, width = centres[0], widths[0]
-        if width >= 1 or (width > 0 and function != "LINEAR"):
-            journal.did(
-                f"Window centre {centre:g}, width {width:g} ({function}){_first_of(len(centres))}"
-            )
-            return _apply_window(values, centre, width, function)
-        journal.remark("The header's window has no width; it was ignored.")
-    low_to_high = _min_max(values, valid, journal)
-    return low_to_high.astype(np.float64)
+    if width <= 0:
+        remark("The header's window has no width; it was ignored.")
+        return None
+    if width < 1 and function == "LINEAR":
+        remark("The header's window is narrower than LINEAR allows; it is taken as LINEAR_EXACT.")
+        function = "LINEAR_EXACT"
+    return centre, width, function
 
 
 def _first_of(count: int) -> str:
     return f", first of {count}" if count > 1 else ""
 
 
-def _apply_window(
+def windowed(
     values: NDArray[np.float64], centre: float, width: float, function: str
 ) -> NDArray[np.float64]:
-    # pydicom stretches to the range of the header's bits; one unsigned bit makes that 0..1.
-    window = Dataset()
-    window.PhotometricInterpretation = "MONOCHROME2"
-    window.BitsStored, window.PixelRepresentation = 1, 0
-    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre, width, function
-    with np.errstate(over="ignore"):  # far below a sigmoid, exp() overflows and the result is 0
-        unit: NDArray[np.float64] = apply_windowing(values, window)
-    clipped: NDArray[np.float64] = np.clip(unit, 0.0, 1.0)
-    return clipped
+    """A window's result in 0..1 (PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
-
-def _look_up(
-    values: NDArray[np.float64], item: Any, header: Any
-) -> tuple[NDArray[np.float64], int]:
-    """Table entries of the values, and the bits of an entry.
-
-    Written here because pydicom's functions wrap an 8-bit table's index at 256, and refuse modality
-    tables of 10 to 15 bits.
+    Args:
+        values: After the modality transform.
+        centre: Window Center.
+        width: Window Width; at least 1 if LINEAR, else above 0.
+        function: LINEAR, LINEAR_EXACT or SIGMOID.
     """
-    declared, first, bits = (int(number) for number in item.LUTDescriptor)
-    declared = declared % 2**16 or 2**16  # 65536 entries are written as 0
-    if first >= 2**15 and values.min() < 0:
-        first -= 2**16  # a negative number in an unsigned element
-    data = item.LUTData
-    if isinstance(data, bytes):
-        order = "<" if header.file_meta.TransferSyntaxUID.is_little_endian else ">"
-        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * declared else "u1")
-    table = np.atleast_1d(np.asarray(data, np.int64))[:declared] % 2**16
-    index = np.clip(np.rint(values) - first, 0, table.size - 1).astype(np.intp)
-    # Some writers declare fewer bits than their entries need.
-    return table[index].astype(np.float64), max(bits, int(table.max()).bit_length())
+    if function == "SIGMOID":
+        with np.errstate(over="ignore"):  # far below, exp() overflows and the result is 0
+            return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)), np.float64)
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    if width == 0:  # a step; LINEAR of width 1
+        return (values > centre).astype(np.float64)
+    unit: NDArray[np.float64] = np.clip((values - centre) / width + 0.5, 0.0, 1.0)
+    return unit
 
 
-def _is_inverted(header: Any, journal: Journal) -> bool:
-    """Whether low values are dense: both elements state the same inversion (PS3.3 C.8.11.3)."""
-    by_photometric = code(header, "PhotometricInterpretation") == "MONOCHROME1"
-    shape = code(header, "PresentationLUTShape")
-    if shape in ("IDENTITY", "INVERSE") and (shape == "INVERSE") != by_photometric:
-        journal.remark(
-            "The header contradicts itself about which end of the scale is white; check that bone"
-            " is bright."
-        )
-    if by_photometric:
-        journal.did("Inverted, because the file is MONOCHROME1")
-    elif shape == "INVERSE":
-        journal.did("Inverted, because the presentation LUT shape is INVERSE")
-    return by_photometric or shape == "INVERSE"
+def _index(table: Table, values: NDArray[Any]) -> NDArray[np.intp]:
+    """Which entry each value takes: the nearest, and the ends beyond (PS3.3 C.11.1.1.1).
+
+    The first value mapped may be written with the wrong sign; it is read so that the table covers
+    the values.
+    """
+    size, low, high = table.entries.size, float(values.min()), float(values.max())
+
+    def covered(first: int) -> float:
+        return min(high, first + size - 1) - max(low, first)
+
+    first = max((table.first, table.first - 2**16, table.first + 2**16), key=covered)
+    index: NDArray[np.intp] = np.clip(np.rint(values) - first, 0, size - 1).astype(np.intp)
+    return index

@@ -1,12 +1,79 @@
-"""The elements of a DICOM header: codes, numbers, spacing, view, and what is odd about them."""
+"""The elements of a DICOM header: codes, numbers, spacing, view, and what is odd about them.
 
+Only `ELEMENTS` are parsed at all: no name, number or date of a patient enters memory.
+"""
+
+import io
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.datadict import dictionary_description
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
+from cxrdemo.errors import UnsupportedImageError
 from cxrdemo.files.journal import Journal
+from cxrdemo.quiet import recorded_warnings
 from cxrdemo.radiograph import View
+
+_OVERLAYS: Final = tuple(Tag(0x6000 + 2 * number, 0x0102) for number in range(16))
+"""Overlay Bit Position of each of the sixteen overlay planes."""
+
+PALETTE: Final = tuple(
+    f"{colour}PaletteColorLookupTable{part}"
+    for colour in ("Red", "Green", "Blue")
+    for part in ("Descriptor", "Data")
+)
+ELEMENTS: Final = (
+    "SOPClassUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PresentationLUTShape",
+    *PALETTE,
+    "Modality",
+    "ViewPosition",
+    "ViewCodeSequence",
+    "BodyPartExamined",
+    "PatientOrientation",
+    "KVP",
+    "PresentationIntentType",
+    "BurnedInAnnotation",
+    "ImagerPixelSpacing",
+    "PixelSpacing",
+    "NominalScannedPixelSpacing",
+    "PixelAspectRatio",
+)
+"""All that is parsed of a DICOM file: how to show its pixels, and the tags worth a warning."""
 
 _VIEWS: Final[dict[str, View]] = {
     "PA": "PA",
@@ -18,76 +85,248 @@ _VIEWS: Final[dict[str, View]] = {
     "LLAT": "LATERAL",
     "RLAT": "LATERAL",
 }
-_CHEST_WORDS: Final = ("CHEST", "THORAX", "LUNG")
-_SQUARE_TOLERANCE: Final = 0.02
-"""Two sides of a pixel that differ by less deform a chest by less than 1 cm."""
+_CHEST_WORDS: Final = (
+    "CHEST", "CHST", "CXR", "LUNG", "RIB", "STERN", "THORA", "TORA", "THX", "PULM", "POUMON",
+    "POITRIN", "BRUST", "BORST", "BRYST", "BROST", "PECHO", "PEITO", "PETTO", "KLATKA", "GRUD",
+    "HRUD", "MELLKAS", "RINTA", "GOGUS", "GOEGUES",
+)  # fmt: skip
+"""Parts of the words by which the chest is called in English, the Romance, Germanic and Slavic
+languages, Hungarian, Finnish and Turkish."""
+
+DEPARTS: Final = "The file departs from the DICOM standard in places."
+"""Told instead of the library's own words, which may quote the header."""
+
+_PLAUSIBLE_MM: Final = (0.01, 10.0)
+"""Between a hundredth of a detector's pixel and a thumbnail's."""
 
 
-def codes(header: Any, keyword: str) -> list[str]:
-    """The values of a code string; whatever is no code (PS3.5 6.2, CS) is left out."""
-    value = header.get(keyword)
-    values = [value] if isinstance(value, str) else list(value or [])
-    found = [str(value).strip().upper() for value in values]
-    return [code for code in found if re.fullmatch(r"[A-Z0-9_ ]{1,16}", code)]
+class Header:
+    """The parsed elements of one file, as plain values.
+
+    Attributes:
+        journal: Told what could not be understood.
+        syntax: How the pixels are written.
+        pixels_at: Where the pixel data element begins in the file; None if there is none.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], syntax: UID, pixels_at: int | None, journal: Journal
+    ) -> None:
+        self._values = values
+        self.syntax = syntax
+        self.pixels_at = pixels_at
+        self.journal = journal
+
+    def has(self, keyword: str) -> bool:
+        """Whether an element is there and has a value."""
+        return bool(self._values.get(keyword))
+
+    def value(self, keyword: str) -> Any:
+        """The value as parsed: a list of numbers or texts, bytes, or a list of items."""
+        return self._values.get(keyword)
+
+    def codes(self, keyword: str) -> list[str]:
+        """The values of a code string; whatever is no code (PS3.5 6.2, CS) is left out."""
+        found = [str(value).strip().upper() for value in self._values.get(keyword) or []]
+        return [code for code in found if re.fullmatch(r"[A-Z0-9_ ]{1,16}", code)]
+
+    def code(self, keyword: str) -> str:
+        """The first code of an element; empty if there is none."""
+        return next(iter(self.codes(keyword)), "")
+
+    def numbers(self, keyword: str) -> list[float]:
+        """The numbers of an element; empty if it is absent or is not understood, which is told."""
+        found = []
+        for value in self._values.get(keyword) or []:
+            text = str(value).replace("\0", "").strip()
+            if re.fullmatch(r"[^,]*,[^,]*", text) and "." not in text:
+                text = text.replace(",", ".")
+                self.journal.remark(
+                    f"The header writes {_name(keyword)} with a comma; it was read as a decimal"
+                    " point."
+                )
+            try:
+                found.append(float(text))
+            except ValueError:
+                found.append(np.nan)
+        if not np.isfinite(found).all():
+            self.journal.remark(
+                f"The header's {_name(keyword)} could not be understood; it was ignored."
+            )
+            return []
+        return found
+
+    def number(self, keyword: str) -> float | None:
+        """The first number of an element; None if there is none."""
+        return next(iter(self.numbers(keyword)), None)
+
+    def whole(self, keyword: str) -> int | None:
+        """The first number of an element, if it is a whole one."""
+        number = self.number(keyword)
+        return None if number is None or number % 1 else int(number)
+
+    def overlay_bits(self) -> list[int]:
+        """The bits in which overlay planes are said to lie; 0 stands for a plane of its own."""
+        return [int(bit) for bit in self._values["overlays"]]
 
 
-def code(header: Any, keyword: str) -> str:
-    """The first code of an element; empty if there is none."""
-    return next(iter(codes(header, keyword)), "")
+def _name(keyword: str) -> str:
+    return str(dictionary_description(keyword))
 
 
-def numbers(header: Any, keyword: str) -> list[float]:
-    """The numbers of an element; empty if it is absent or any of them is no finite number."""
-    try:
-        value = header.get(keyword)
-        values = np.atleast_1d(np.asarray([] if value is None else value, np.float64))
-    except (ValueError, TypeError):
-        return []
-    return [float(number) for number in values] if np.isfinite(values).all() else []
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A lookup table.
+
+    Attributes:
+        entries: int64 (N,), not negative.
+        first: The value that the first entry stands for, as the header has it.
+        bits: Bits of an entry, as the header has them.
+    """
+
+    entries: NDArray[np.int64]
+    first: int
+    bits: int
 
 
-def spacing_mm_of(header: Any, journal: Journal) -> tuple[float, float] | None:
-    """Row and column spacing, in the patient where calibrated, else at the detector."""
-    calibrated = bool(code(header, "PixelSpacingCalibrationType"))
-    order = ["ImagerPixelSpacing", "PixelSpacing"]
-    for keyword in reversed(order) if calibrated else order:
-        spacing = numbers(header, keyword)
-        if len(spacing) == 2 and min(spacing) > 0:
-            break
-    else:
-        aspect = numbers(header, "PixelAspectRatio")
-        if len(aspect) == 2 and min(aspect) > 0:
-            _remark_on_aspect(aspect, journal)
+def read_header(data: bytes | memoryview, journal: Journal) -> Header:
+    """Parses what is needed of a file; the pixels stay where they are.
+
+    The library's own words may quote the header, so they go no further than a remark.
+    """
+    stream = io.BytesIO(data)
+    with recorded_warnings() as caught:
+        # pydicom's validation would write the values that it finds wrong, a name perhaps, to the
+        # log. The switch is global; nothing of this software wants it.
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        dataset = pydicom.dcmread(
+            stream,
+            force=True,
+            stop_before_pixels=True,
+            specific_tags=[*(Tag(word) for word in ELEMENTS), *_OVERLAYS],
+        )
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        if not syntax:
+            implicit, little_endian = dataset.original_encoding
+            syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            syntax = syntax if implicit or little_endian else ExplicitVRBigEndian
+        if not UID(syntax).is_transfer_syntax:
+            raise UnsupportedImageError(
+                "Expected pixels that are plain or compressed as JPEG, JPEG-LS, JPEG 2000 or RLE,"
+                " found another compression. Export the image uncompressed."
+            )
+        values: dict[str, Any] = {word: _plain(dataset, word, syntax) for word in ELEMENTS}
+        values["overlays"] = [
+            number for tag in _OVERLAYS if tag in dataset for number in _listed(dataset[tag].value)
+        ]
+    if any(issubclass(warning.category, UserWarning) for warning in caught):
+        journal.remark(DEPARTS)
+    at = stream.tell()
+    return Header(MappingProxyType(values), UID(syntax), at if at < len(data) else None, journal)
+
+
+def _plain(dataset: Any, keyword: str, syntax: UID) -> Any:
+    """The value of an element, out of the library's types."""
+    tag = Tag(keyword)
+    if tag not in dataset:
         return None
-    if keyword == "ImagerPixelSpacing":
-        journal.did("Pixel spacing as at the detector (Imager Pixel Spacing)")
-    else:
-        how = "calibrated" if calibrated else "calibration not stated"
-        journal.did(f"Pixel spacing from Pixel Spacing, {how}")
-    _remark_on_aspect(spacing, journal)
-    return spacing[0], spacing[1]
+    try:
+        value = dataset[tag].value
+    # A text that is no number where one belongs: the bytes are taken as they are.
+    except Exception:
+        raw = dataset.get_item(tag).value or b""
+        return raw.decode("ascii", "replace").split("\\") if isinstance(raw, bytes) else None
+    if keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        return [
+            table_of(item.get("LUTDescriptor"), item.get("LUTData"), syntax) for item in value or []
+        ]
+    if keyword == "ViewCodeSequence":
+        return [str(item.get("CodeMeaning", "")) for item in value or []]
+    return value if isinstance(value, bytes) else _listed(value)
 
 
-def _remark_on_aspect(sides: list[float], journal: Journal) -> None:
-    if max(sides) / min(sides) > 1 + _SQUARE_TOLERANCE:
-        journal.remark("The pixels are not square, so the image looks stretched.")
+def _listed(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) or not np.iterable(value) else list(value)
 
 
-def view_of(header: Any, journal: Journal) -> View | None:
-    """The projection, by View Position or else by View Code Sequence."""
-    position = code(header, "ViewPosition")
+def table_of(descriptor: Any, data: Any, syntax: UID) -> Table:
+    """A lookup table out of its descriptor and data (PS3.3 C.11.1.1).
+
+    Raises:
+        ValueError: If there is no such table, or an empty one.
+    """
+    numbers = [int(number) for number in _listed(descriptor)]
+    if len(numbers) != 3 or data is None:
+        raise ValueError("a lookup table without descriptor or data")
+    declared, first, bits = numbers
+    declared = declared % 2**16 or 2**16  # 65536 entries are written as 0
+    if isinstance(data, bytes):
+        order = "<" if syntax.is_little_endian else ">"
+        wide = len(data) >= 2 * declared
+        data = np.frombuffer(
+            data[: len(data) // 2 * 2] if wide else data, f"{order}u2" if wide else "u1"
+        )
+    entries = np.atleast_1d(np.asarray(data, np.int64))[:declared] % 2**16
+    if not entries.size:
+        raise ValueError("a lookup table without entries")
+    return Table(entries, first, bits % 2**16)
+
+
+def spacing_mm_of(header: Header) -> tuple[float, float] | None:
+    """Distance of rows and of columns in mm, or None where the header does not tell it.
+
+    Pixel Spacing goes first: where it differs from Imager Pixel Spacing it was corrected to the
+    patient (PS3.3 10.7.1.3), where it does not there is nothing to choose.
+    """
+    for keyword, told in (
+        ("PixelSpacing", "from Pixel Spacing"),
+        ("ImagerPixelSpacing", "as at the detector (Imager Pixel Spacing)"),
+        ("NominalScannedPixelSpacing", "of the scanned film (Nominal Scanned Pixel Spacing)"),
+    ):
+        spacing = header.numbers(keyword)
+        if len(spacing) != 2 or min(spacing) <= 0:
+            continue
+        low, high = _PLAUSIBLE_MM
+        if min(spacing) < low or max(spacing) > high:
+            header.journal.remark(
+                f"The header's {_name(keyword)} cannot be that of a chest X-ray; it was ignored."
+            )
+            continue
+        if keyword == "PixelSpacing":
+            detector = header.numbers("ImagerPixelSpacing")
+            if len(detector) == 2 and detector != spacing:
+                told += ", which was corrected from that at the detector"
+        header.journal.did(f"Pixel spacing {told}")
+        return spacing[0], spacing[1]
+    return None
+
+
+def sides_of(header: Header, spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
+    """Height and width of a pixel, in mm or as a ratio; equal if nothing is told."""
+    if spacing_mm is not None:
+        return spacing_mm
+    aspect = header.numbers("PixelAspectRatio")  # vertical, then horizontal (PS3.3 C.7.6.3.1.7)
+    return (aspect[0], aspect[1]) if len(aspect) == 2 and min(aspect) > 0 else (1.0, 1.0)
+
+
+def view_of(header: Header) -> View | None:
+    """The projection: by View Position, by View Code Sequence, else by Patient Orientation."""
+    position = header.code("ViewPosition")
     view = _VIEWS.get(position)
-    if not position and header.get("ViewCodeSequence"):
-        meaning = str(header.ViewCodeSequence[0].get("CodeMeaning", "")).lower()
-        view = _view_in_words(re.sub("[^a-z]", "", meaning))
+    if not position and header.has("ViewCodeSequence"):
+        view = _view_in_words(re.sub("[^a-z]", "", header.value("ViewCodeSequence")[0].lower()))
+    if view is None and any(direction[0] in "AP" for direction in orientation_of(header)):
+        view = "LATERAL"
     if view == "LATERAL":
-        journal.remark(
+        header.journal.remark(
             "The header calls this a lateral view; a frontal one (PA or AP) is expected."
         )
     elif position in ("LLD", "RLD"):
-        journal.remark("The patient was lying on the side (decubitus view).")
+        header.journal.remark("The patient was lying on the side (decubitus view).")
     elif position in ("LLO", "RLO"):
-        journal.remark("The header calls this an oblique view; a frontal one is expected.")
+        header.journal.remark("The header calls this an oblique view; a frontal one is expected.")
     return view
 
 
@@ -99,40 +338,38 @@ def _view_in_words(meaning: str) -> View | None:
     return None
 
 
-def remark_on_header(header: Any, view: View | None, journal: Journal) -> None:
+def orientation_of(header: Header) -> list[str]:
+    """Where rows and columns run to, as in ["L", "F"]; empty unless both are told."""
+    found = header.codes("PatientOrientation")
+    return found if len(found) == 2 and all(re.fullmatch("[LRAPHF]+", to) for to in found) else []
+
+
+def remark_on_header(header: Header) -> None:
     """Remarks on what the header says of the examination that does not suit a chest X-ray."""
-    if not code(header, "Modality"):
-        journal.remark("The header names no modality; the image is taken for a radiograph.")
-    if code(header, "PresentationIntentType") == "FOR PROCESSING":
-        journal.remark(
-            "The image is stored for processing, not for presentation: its contrast is raw."
-        )
-    body_part = code(header, "BodyPartExamined")
+    remark = header.journal.remark
+    if not header.code("Modality"):
+        remark("The header names no modality; the image is taken for a radiograph.")
+    if header.code("PresentationIntentType") == "FOR PROCESSING":
+        remark("The image is stored for processing, not for presentation: its contrast is raw.")
+    body_part = header.code("BodyPartExamined")
     if body_part and not any(word in body_part for word in _CHEST_WORDS):
-        journal.remark("The header names a body part other than the chest.")
-    rows, columns = [*codes(header, "PatientOrientation"), "", ""][:2]
-    if rows and columns and view != "LATERAL" and (rows[0], columns[0]) != ("L", "F"):
-        journal.remark(
-            "The header says that the image is turned or mirrored: its left is not the patient's"
-            " right, or its top is not towards the head. It was left as it is."
-        )
-    if code(header, "BurnedInAnnotation") == "YES":
-        journal.remark("The header says that text is burned into the image; it may name a person.")
+        remark("The header names a body part other than the chest.")
+    if header.code("BurnedInAnnotation") == "YES":
+        remark("The header says that text is burned into the image; it may name a person.")
 
 
-def tags_of(header: Any) -> dict[str, str]:
+def tags_of(header: Header, bits_stored: int) -> dict[str, str]:
     """The whitelisted technical elements, display name to value."""
-    syntax = header.file_meta.TransferSyntaxUID
-    kilovolts = numbers(header, "KVP")
+    kilovolts = header.number("KVP")
     tags = {
-        "Modality": code(header, "Modality"),
-        "View position": code(header, "ViewPosition"),
-        "Body part": code(header, "BodyPartExamined"),
-        "Patient orientation": " / ".join(codes(header, "PatientOrientation")),
-        "Photometric interpretation": code(header, "PhotometricInterpretation"),
-        "Bits stored": f"{int(header.BitsStored)}",
-        "Transfer syntax": syntax.name,
-        "Presentation intent": code(header, "PresentationIntentType"),
-        "Tube voltage (kVp)": f"{kilovolts[0]:g}" if kilovolts else "",
+        "Modality": header.code("Modality"),
+        "View position": header.code("ViewPosition"),
+        "Body part": header.code("BodyPartExamined"),
+        "Patient orientation": " / ".join(header.codes("PatientOrientation")),
+        "Photometric interpretation": header.code("PhotometricInterpretation"),
+        "Bits stored": str(bits_stored),
+        "Transfer syntax": header.syntax.name,
+        "Presentation intent": header.code("PresentationIntentType"),
+        "Tube voltage (kVp)": "" if kilovolts is None else f"{kilovolts:g}",
     }
     return {name: value for name, value in tags.items() if value}
