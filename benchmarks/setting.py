@@ -30,6 +30,8 @@ from cxrdemo.results import ALL_MASKINGS, MaskingMode
 from cxrdemo.segmenter import SamNetwork
 from cxrdemo.settings import REPOSITORY
 
+BUNDLED = REPOSITORY / "checkpoints"
+
 HW = (2500, 2048)
 """A common size of digital radiographs."""
 
@@ -67,9 +69,7 @@ class Setting:
     def pipelines(self) -> dict[Engine, Pipeline]:
         """The bundled checkpoints, by engine."""
         return {
-            engine: Pipeline.from_checkpoints(
-                REPOSITORY / "checkpoints", precision="auto", engine=engine
-            )
+            engine: Pipeline.from_checkpoints(BUNDLED, precision="auto", engine=engine)
             for engine in self.engines
         }
 
@@ -78,16 +78,14 @@ class Setting:
         """`pipelines`, and where there is bf16 those with the bundled segmenter in it, if told."""
         told = self.engines if self.precision == "bf16" else ()
         return {**self.pipelines} | {
-            f"{engine} in bf16": Pipeline.from_checkpoints(
-                REPOSITORY / "checkpoints", precision="bf16", engine=engine
-            )
+            f"{engine} in bf16": Pipeline.from_checkpoints(BUNDLED, precision="bf16", engine=engine)
             for engine in told
         }
 
     @functools.cached_property
     def plain(self) -> "PlainNetworks":
         """The same weights in networks of their own, run as they come."""
-        return PlainNetworks.load(REPOSITORY / "checkpoints")
+        return PlainNetworks.load(BUNDLED)
 
     @functools.cached_property
     def dicom(self) -> bytes:
