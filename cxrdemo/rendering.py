@@ -243,12 +243,17 @@ def figure(analysis: Analysis) -> Figure:
     return sheet.page
 
 
-def figure_png(analysis: Analysis) -> bytes:
-    """PNG bytes of `figure`. OpenCV packs them in a fraction of the time that `savefig` takes."""
+def figure_rgb(analysis: Analysis) -> NDArray[np.uint8]:
+    """The pixels of `figure`, uint8 (H, W, 3)."""
     canvas = FigureCanvasAgg(figure(analysis))
     canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return encode_png(pixels[..., :3])
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3]
+
+
+def figure_png(analysis: Analysis) -> bytes:
+    """PNG bytes of `figure`. OpenCV packs them in a fraction of the time that `savefig` takes."""
+    return encode_png(figure_rgb(analysis))
 
 
 class _Sheet:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from cxrdemo.commands.places import Place
 from cxrdemo.commands.writing import Results, hash_of
+from cxrdemo.dicom_export import capture, segmentation
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.export import (
     analysis_to_json,
@@ -117,7 +118,7 @@ def do_file(analyse: Analyse, place: Place, job: Job) -> Outcome:
         analysis = analyse(radiograph, maskings=job.maskings, margin=job.margin, method=job.method)
         record = analysis_to_json(analysis, name=place.name, sha256=sha256)
         record = _of_this_run(record, place, job)
-        results.write({**_products(analysis, job.write), "json": json_bytes(record)})
+        results.write({**_products(data, analysis, job.write), "json": json_bytes(record)})
     # One bad file never stops the others, whatever is the matter with it.
     except Exception as error:
         return _failure(error, results, place, sha256, job)
@@ -126,12 +127,16 @@ def do_file(analyse: Analyse, place: Place, job: Job) -> Outcome:
     return Outcome(place, "done", remarks=tuple(remarks))
 
 
-def _products(analysis: Analysis, wanted: frozenset[str]) -> dict[str, bytes]:
-    makers: dict[str, Callable[[], bytes]] = {"figure": lambda: figure_png(analysis)}
+def _products(data: bytes, analysis: Analysis, wanted: frozenset[str]) -> dict[str, bytes]:
+    makers: dict[str, Callable[[], bytes]] = {
+        "figure": lambda: figure_png(analysis),
+        "capture": lambda: capture(data, analysis),
+    }
     lungs = analysis.lungs
     if lungs is not None:
         makers["mask"] = lambda: mask_png(lungs)
         makers["labels"] = lambda: label_mask_png(lungs)
+        makers["seg"] = lambda: segmentation(data, analysis)
     if analysis.readings:
         makers["heat"] = lambda: heat_npz(analysis)
     return {name: make() for name, make in makers.items() if name in wanted}
