@@ -333,17 +333,19 @@ def weights_file(path: Path, seed: int) -> Path:
 
 
 def model(name: str, path: Path) -> CheckpointSpec:
-    spec = findings_spec(MaskingMode.NONE)
+    modes = [mode for mode in MaskingMode if f"-{mode}." in name]
+    spec = findings_spec(modes[0] if modes else MaskingMode.NONE)
     return replace(spec, name=name, file=f"{name}.safetensors", sha256=file_sha256(path))
 
 
-def test_a_backbones_dots_do_not_make_one_model_of_the_maskings(tmp_path: Path) -> None:
+def test_a_folder_lists_one_model_of_each_masking(tmp_path: Path) -> None:
     names = [f"findings-resnet50.a1_in1k-224-{mode}.v1" for mode in MaskingMode]
-    for number, name in enumerate([*names, names[0].replace(".v1", ".v2")]):
+    other = "findings-resnet50-dilated-192-none.v2"  # of another backbone and size
+    for number, name in enumerate([*names, other]):
         draft = weights_file(tmp_path / "run" / f"{name}.safetensors", number)
         publish.list_checkpoint(tmp_path / "out", model(name, draft), draft)
     listed = [spec.name for spec in CheckpointStore.open(tmp_path / "out").specs]
-    assert listed == sorted([names[0].replace(".v1", ".v2"), *names[1:]])
+    assert listed == sorted([other, *names[1:]])
 
 
 @pytest.mark.parametrize("moment", ["save", "copyfile", "unlink"])

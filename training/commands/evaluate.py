@@ -24,6 +24,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.rendering import grey, heat_overlay
 from cxrdemo.results import MaskingMode
 from cxrdemo.saliency import explain
+from training.commands.calibrate import add_place_arguments
 from training.engine.record import drawn_images
 from training.errors import DataError
 from training.images.stored_masks import read_quality, read_sides, reasons_of
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=("lungs", "findings"), help="default: what the columns of the index say"
     )
+    add_place_arguments(parser)
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
 
 

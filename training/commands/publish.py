@@ -33,7 +33,7 @@ from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
-from training.commands.calibrate import add_method_argument
+from training.commands.calibrate import add_method_argument, add_place_arguments, places_of
 from training.commands.classify import input_spec
 from training.commands.segment import input_spec as segmenter_input
 from training.engine.record import read_record
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trained-on", help="data sets and counts, for the card; with --run")
     parser.add_argument("--licence", help="of the weights, for the card; with --run")
     add_method_argument(parser)
+    add_place_arguments(parser)
     parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
     parser.add_argument(
         "--cards", action="store_true", help="write the cards of --checkpoints anew"
@@ -252,7 +253,10 @@ def _publish_classifier(
     if not args.allow_untrained:
         labels = calibrate(val, method=args.method, lenient=args.allow_worse_than_chance)
     spec = replace(spec, samples=count_samples(args.data, cases))
-    return with_figures(spec, labels, test, resamples=args.resamples)
+    spec = with_figures(spec, labels, test, resamples=args.resamples)
+    tests = [c for c in cases if c.split == "test"]
+    places = places_of(FindingClassifier(spec, network), tests, args)
+    return replace(spec, metrics={**spec.metrics, **places})
 
 
 def _write(

@@ -66,7 +66,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "--size 64 --epochs 1 --images-per-epoch 16 --extra-share 0.15 --batch 8 --lr 2e-4 "
             "--nodules 0.08 --masses 0.06 --select last --workers 0"
         ),
-        measure=_flags("--resamples 20"),
+        measure=_flags("--resamples 20 --planted 2"),
         licence="none: not for use",
         makes_data=True,
     ),
