@@ -2,13 +2,14 @@
 # make test   all tests
 # make bench  speed against references: a table, and benchmarks/results/*.json
 # make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md
+# make kill   kills training N times at random and compares what it ends with
 # make check  lint, types and tests, as before a commit
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench space check lint types clean
+.PHONY: demo test bench kill space check lint types clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
@@ -22,6 +23,11 @@ bench: $(VENV)/benchmarks
 
 space: $(VENV)/runtime
 	$(BIN)/python -m cxrdemo space --to $(TO)
+
+# Such as: make kill N=50
+N ?= 50
+kill: $(VENV)/development
+	$(BIN)/python tests/kill.py --times $(N)
 
 check: lint types test
 

@@ -376,6 +376,23 @@ class Pipeline:
         """
         return self.find(radiograph).lungs
 
+    def find_lungs_of_all(self, radiographs: Sequence[Radiograph]) -> list[LungMask]:
+        """The lung masks of several radiographs, which the image encoder takes together.
+
+        Raises:
+            CheckpointError: If there is no segmenter.
+        """
+        if self._segmenter is None:
+            raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
+        return in_worker(partial(self._find_all, self._segmenter, radiographs))
+
+    def _find_all(
+        self, segmenter: LungSegmenter, radiographs: Sequence[Radiograph]
+    ) -> list[LungMask]:
+        if self._coarse is None:
+            return [segmenter.find_lungs(found) for found in segmenter.embed_all(radiographs)]
+        return [self._find(segmenter, radiograph).lungs for radiograph in radiographs]
+
     def _find(self, segmenter: LungSegmenter, radiograph: Radiograph) -> Found:
         """The automatic mask, coarse to fine where the segmenter needs boxes."""
         embedding = segmenter.embed(radiograph)

@@ -67,7 +67,7 @@ TRAINING: dict[str, set[str]] = {
     "measures": {"errors", "sets", "images"},
     "reports": {"writing", "sets", "measures"},
     "commands": {"errors", "writing", "sets", "engine", "images", "measures", "reports"},
-    "__main__": {"engine", "commands"},
+    "__main__": {"commands"},
 }
 
 

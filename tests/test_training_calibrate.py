@@ -151,7 +151,7 @@ def test_published_weights_get_new_figures_and_stay_as_they_are(
     classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
     for spec, classifier in zip(specs, classifiers.values(), strict=True):
         classifier.spec = spec
-    monkeypatch.setattr(command, "load_classifiers", lambda _: classifiers)
+    monkeypatch.setattr(command, "load_classifiers", lambda *_, **__: classifiers)
     drawn = iter([outputs(n=200, seed=1), outputs(n=120, seed=2)] * 2)
     monkeypatch.setattr(command, "run_classifier", lambda *_: next(drawn))
     arguments = ["calibrate", "--data", str(phantom_sets / "nih"), "--checkpoints", str(tmp_path)]

@@ -309,7 +309,7 @@ def test_findings_become_metrics_and_a_report(
     phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
     classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
-    monkeypatch.setattr(evaluate, "load_classifiers", lambda _: classifiers)
+    monkeypatch.setattr(evaluate, "load_classifiers", lambda *_, **__: classifiers)
     cases = read_finding_index(phantom_sets / "nih")
     overread = [replace(c, rsna_normal=i % 12 == 5) for i, c in enumerate(cases)]
     monkeypatch.setattr(evaluate, "read_finding_index", lambda _: overread)
@@ -386,7 +386,7 @@ def test_doubtful_masks_are_counted_and_shown(
 def test_lungs_become_metrics_and_a_report(
     phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_: fake_pipeline())
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: fake_pipeline())
     arguments = ["--data", str(phantom_sets / "lungs"), "--out", str(tmp_path), "--resamples", "5"]
     assert main(["evaluate", *arguments]) == 0
     metrics = check_written(tmp_path)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.devices import resolve
 from cxrdemo.labels import FINDING_KEYS, display_name
 from cxrdemo.results import MaskingMode
+from training.commands.flags import add_device_argument
 from training.errors import DataError
 from training.measures.calibration import METHODS, calibrate, with_figures
 from training.measures.figures import classifier_figures
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_method_argument(parser)
     add_place_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
 
 
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
             )
     samples = count_samples(args.data, cases)
     measured: dict[str, CheckpointSpec] = {}
-    for mode, classifier in load_classifiers(args.checkpoints).items():
+    for mode, classifier in load_classifiers(args.checkpoints, device=resolve(args.device)).items():
         if args.masking not in (str(mode), "all"):
             continue
         val, test = (

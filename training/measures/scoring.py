@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -216,8 +217,14 @@ def measure_lungs(
     return results
 
 
-def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
+def load_classifiers(
+    folder: Path, *, device: torch.device | str = "cpu"
+) -> dict[MaskingMode, FindingClassifier]:
     """The classifiers that a checkpoint folder's manifest lists, in the order of the maskings.
+
+    Args:
+        folder: With a manifest.
+        device: Where they run.
 
     Raises:
         CheckpointError: If there is none, or one is missing, altered or does not fit.
@@ -230,7 +237,7 @@ def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
             continue
         network = build_network(spec.architecture, len(spec.labels))
         load_strictly(network, store.load(spec), spec.name)
-        loaded[mode] = FindingClassifier(spec, network)
+        loaded[mode] = FindingClassifier(spec, network, device=device)
     if not loaded:
         raise CheckpointError(f"{folder} lists no classifier. Train one with `classify`.")
     return loaded
