@@ -42,6 +42,13 @@ HEAT_COLOURS: Final[NDArray[np.uint8]] = np.rint(
 ).astype(np.uint8)
 """uint8 (256, 3) RGB, from no heat to the shared peak."""
 
+HEAT_FROM: Final = np.float32(0.2)
+"""Share of the peak up to which heat is clear: the colours down there are dark, and would veil the
+X-ray where nothing was found."""
+
+HEAT_FULL: Final = np.float32(0.65)
+"""Share of the peak from which heat has its full opacity."""
+
 _LINES_PER_SIDE: Final = 400
 """An outline is one part in so many of the image's longer side: 1 px at 400, 10 px at 4000."""
 
@@ -89,10 +96,11 @@ def heat_overlay(
         saliency: One label's map.
         peak: The heat drawn brightest. Use `Analysis.peak`, so that a faint map looks faint
             beside a strong one; 0 draws no heat.
-        opacity: Share of the colour at the peak, 0..1. It falls with the heat to 0.
+        opacity: Share of the colour where the heat is at least `HEAT_FULL` of the peak, 0..1. Below
+            that it falls, to 0 at `HEAT_FROM`.
 
     Returns:
-        uint8 (H, W, 3); pixels without heat equal `grey`.
+        uint8 (H, W, 3); pixels with less heat equal `grey`.
     """
     base = grey(radiograph)
     if peak <= 0:
@@ -103,7 +111,8 @@ def heat_overlay(
     low = np.minimum(at.astype(np.uint8), 254)
     below, over = HEAT_COLOURS[low].astype(np.float32), HEAT_COLOURS[low + 1].astype(np.float32)
     colours = below + (at - low)[..., None] * (over - below)
-    alpha = np.float32(opacity) * scaled[..., None]
+    shares = np.clip((scaled - HEAT_FROM) / (HEAT_FULL - HEAT_FROM), 0, 1)
+    alpha = np.float32(opacity) * shares[..., None]
     under = base.astype(np.float32)
     blended: NDArray[np.float32] = under + alpha * (colours - under)
     return np.rint(blended).astype(np.uint8)

@@ -7,7 +7,7 @@ TinyViT-5M (Wu et al., ECCV 2022) with a neck to the same 256 x 64 x 64 embeddin
 An image embedding is a value: computed once, used for any number of prompts, never stored here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -342,17 +342,11 @@ class LungSegmenter:
     @torch.inference_mode()
     def embed(self, radiograph: Radiograph) -> Embedding:
         """Runs the image encoder, the costly part, once."""
-        return self.embed_all([radiograph])[0]
-
-    @torch.inference_mode()
-    def embed_all(self, radiographs: Sequence[Radiograph]) -> list[Embedding]:
-        """Runs the image encoder once for several radiographs, which fills a GPU better."""
-        inputs = self.spec.inputs
-        placed = [place(radiograph.pixels, inputs) for radiograph in radiographs]
-        canvases = np.stack([normalise(canvas, inputs) for canvas, _ in placed])
+        canvas, placement = place(radiograph.pixels, self.spec.inputs)
+        image = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
         with computing_in(self.precision, self._device):
-            features = self._encode(torch.from_numpy(canvases).to(self._device))
-        return [Embedding(features[i : i + 1], p) for i, (_, p) in enumerate(placed)]
+            features = self._encode(image)
+        return Embedding(features, placement)
 
     @torch.inference_mode()
     def find_lungs(

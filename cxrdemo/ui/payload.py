@@ -24,12 +24,24 @@ from cxrdemo.rendering import (
     for_display,
     on_display,
 )
-from cxrdemo.results import Analysis, LungMask, MaskingMode, Probes, Reading, SaliencyMap, Side
+from cxrdemo.results import (
+    Analysis,
+    HeatPlace,
+    LungMask,
+    MaskingMode,
+    Probes,
+    Reading,
+    SaliencyMap,
+    Side,
+)
 
 Specs = Mapping[MaskingMode, CheckpointSpec | None]
 
-IMAGE_PX: Final = 1536
-"""Longest side of the picture sent: enough for twofold zoom on a large screen."""
+IMAGE_PX: Final = 2048
+"""Longest side of the picture sent: one of its pixels is two or three of a detector's."""
+
+_DEEP: Final = 16
+"""Bits of a picture whose levels travel in two channels."""
 
 LEVELS_PX: Final = 512
 """Longest side of the map of margins."""
@@ -46,7 +58,8 @@ class ImagePart(TypedDict):
     """The picture.
 
     Attributes:
-        url: PNG, grey.
+        url: PNG: grey of 8 bits; or, if deep, the upper byte of 16 bits as red, the lower as green.
+        deep: Whether the file had more than 8 bits per sample.
         width: Of the picture sent, in pixels.
         height: Of the picture sent, in pixels.
         native: Width and height of the image as read.
@@ -54,6 +67,7 @@ class ImagePart(TypedDict):
     """
 
     url: str
+    deep: bool
     width: int
     height: int
     native: list[int]
@@ -83,22 +97,65 @@ class LabelPart(TypedDict):
     meaning: str
 
 
+class RatioPart(TypedDict):
+    """A likelihood ratio, and its 95 % interval where that is known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
 class PointPart(TypedDict):
-    """An operating point; sensitivity and specificity at it in words."""
+    """An operating point; sensitivity and specificity at it in words.
+
+    Attributes:
+        ratio: Of being called with the finding to being called without it; None where the weights
+            were not tested.
+    """
 
     name: str
     threshold: float
     sensitivity: str | None
     specificity: str | None
+    ratio: RatioPart | None
+
+
+class HottestPart(TypedDict):
+    """The hottest cell's middle in pixels of the picture, and whether and in which lung it lies.
+
+    Attributes:
+        x: From the left.
+        y: From the top.
+        inLungs: Whether at least half of the cell is lung; None where no lungs are known.
+        side: The patient's side of the lung that its middle lies in, if any.
+    """
+
+    x: float
+    y: float
+    inLungs: bool | None
+    side: str | None
 
 
 class FindingPart(TypedDict):
-    """One label's answer: calibrated probability, whether the weights beat chance, heat's share."""
+    """One label's answer.
+
+    Attributes:
+        p: Calibrated probability.
+        proven: Whether the weights were shown to beat chance.
+        inLung: Share of the heat that lies in the lungs; None where there is no heat or no mask.
+        hottest: Where the heat peaks; None where there is none.
+        auroc: On test patients, in words.
+        negatives: Quantiles, at equal steps from 0 to 1, of the probability of test patients
+            without the finding; empty where they are not known.
+        points: Operating points, the balanced one first.
+    """
 
     p: float
     proven: bool
     inLung: float | None
+    hottest: HottestPart | None
     auroc: str | None
+    negatives: list[float]
     points: list[PointPart]
 
 
@@ -112,9 +169,17 @@ class HeatPart(TypedDict):
 
 
 class MaskingPart(TypedDict):
-    """One masking's answer; findings and heat in the order of the labels."""
+    """One masking's answer; findings and heat in the order of the labels.
+
+    Attributes:
+        margin: Of the loose masking.
+        fill: What the network was given in place of the removed pixels, 0..1.
+        chance: The lungs' share of what was kept: what heat by chance would give.
+    """
 
     margin: float
+    fill: float
+    chance: float
     noFinding: float
     findings: list[FindingPart]
     heat: list[HeatPart]
@@ -137,7 +202,6 @@ class Payload(TypedDict, total=False):
         study: Identity of the image. Another one starts anew, and then the picture must be there.
         clear: Back to the empty page.
         failed: No answer will come to what was asked.
-        reason: Why, in words.
         stage: What is being done, in words; None when all is there.
         synthetic: Whether the image is a computed one.
         doubts: Why the image may not be what the models can read.
@@ -157,7 +221,6 @@ class Payload(TypedDict, total=False):
     study: str
     clear: bool
     failed: bool
-    reason: str
     stage: str | None
     synthetic: bool
     doubts: list[str]
@@ -181,13 +244,18 @@ def payload(**parts: Unpack[Payload]) -> Payload:
 def image_part(analysis: Analysis) -> Payload:
     """The picture and what does not change with the mask. Sent once per upload.
 
-    The grey levels are those of `rendering.grey`, losslessly.
+    The grey levels are those of `rendering.grey`, losslessly; of 16 bits where the file has more
+    than 8.
     """
     radiograph = for_display(analysis, longest_px=IMAGE_PX).radiograph
     height, width = radiograph.hw
+    deep = analysis.radiograph.source.bit_depth > 8
     return {
         "image": {
-            "url": _data_url(np.rint(radiograph.pixels * 255).astype(np.uint8)),
+            "url": _data_url(
+                _two_bytes(radiograph.pixels) if deep else _one_byte(radiograph.pixels)
+            ),
+            "deep": deep,
             "width": width,
             "height": height,
             "native": list(analysis.radiograph.hw[::-1]),
@@ -223,7 +291,7 @@ def findings_part(analysis: Analysis, specs: Specs) -> Payload:
     return {
         "peak": analysis.peak,
         "maskings": {
-            str(mode): _masking(reading, specs.get(mode))
+            str(mode): _masking(analysis, reading, specs.get(mode))
             for mode, reading in analysis.readings.items()
         },
         "labels": [{"name": label.display, "meaning": label.meaning} for label in FINDINGS],
@@ -244,24 +312,51 @@ def probes_part(probes: Probes | None) -> Payload:
     }
 
 
-def _masking(reading: Reading, spec: CheckpointSpec | None) -> MaskingPart:
+def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) -> MaskingPart:
     findings = reading.findings
-    labels = spec.labels if spec else ()
+    labels = {label.key: label for label in spec.labels} if spec else {}
     return {
         "margin": reading.margin,
+        "fill": reading.fill,
+        "chance": _chance(analysis.lungs, reading),
         "noFinding": findings.no_finding,
         "findings": [
             {
                 "p": float(findings.probabilities[index]),
                 "proven": bool(findings.beats_chance[index]),
                 "inLung": reading.places[index].in_lungs,
+                "hottest": _hottest(analysis, reading.places[index]),
                 "auroc": _estimate(spec.auroc(key)) if spec else None,
-                "points": _points(labels[index]) if labels else [],
+                "negatives": [],
+                "points": _points(labels[key]) if key in labels else [],
             }
             for index, key in enumerate(findings.labels)
         ],
         "heat": [_heat(saliency) for saliency in reading.saliency],
         "method": reading.saliency[0].method,
+    }
+
+
+def _chance(lungs: LungMask | None, reading: Reading) -> float:
+    if lungs is None:
+        return 0.0
+    return float(np.count_nonzero(lungs.inside & reading.kept) / np.count_nonzero(reading.kept))
+
+
+def _hottest(analysis: Analysis, place: HeatPlace) -> HottestPart | None:
+    if place.hottest is None:
+        return None
+    x, y = place.hottest
+    height, width = analysis.radiograph.hw
+    shown = display_placement((height, width), longest_px=IMAGE_PX).target_hw
+    side = 0
+    if analysis.lungs and place.hottest_in_lungs:
+        side = analysis.lungs.sides[min(height - 1, int(y)), min(width - 1, int(x))]
+    return {
+        "x": x * shown[1] / width,
+        "y": y * shown[0] / height,
+        "inLungs": place.hottest_in_lungs,
+        "side": Side(side).name.lower() if side else None,
     }
 
 
@@ -273,9 +368,17 @@ def _points(label: LabelSpec) -> list[PointPart]:
             "threshold": point.threshold,
             "sensitivity": _estimate(point.sensitivity),
             "specificity": _estimate(point.specificity),
+            "ratio": _ratio(point.sensitivity, point.specificity),
         }
         for point in label.points
     ]
+
+
+def _ratio(sensitivity: Estimate | None, specificity: Estimate | None) -> RatioPart | None:
+    """How much more often patients with the finding are called than those without."""
+    if sensitivity is None or specificity is None or specificity.value >= 1.0:
+        return None
+    return {"value": sensitivity.value / (1.0 - specificity.value), "low": None, "high": None}
 
 
 def _heat(saliency: SaliencyMap) -> HeatPart:
@@ -304,6 +407,16 @@ def _estimate(estimate: Estimate | None) -> str | None:
     if estimate is None:
         return None
     return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f}, n = {estimate.n})"
+
+
+def _one_byte(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def _two_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Levels of 16 bits as RGB: the upper byte, the lower one, nothing."""
+    levels = np.rint(pixels * (2**_DEEP - 1)).astype(np.uint16)
+    return np.dstack([levels >> 8, levels & 255, np.zeros_like(levels)]).astype(np.uint8)
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

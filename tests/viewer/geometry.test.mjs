@@ -48,3 +48,65 @@ test("a pinch has a middle and a reach that is never nothing", () => {
   assert.equal(distanceBetween(a, b), 50);
   assert.equal(distanceBetween(a, a), 1);
 });
+
+const poses = [0, 1, 2, 3].flatMap((turns) => [false, true].map((mirrored) => ({ turns, mirrored })));
+const { posedSize, posedPoint, unposedPoint, posedGrid, posedPolygons, posedHeat, sideEdges, roundLength, contourOf, isWithin } = load(
+  ["geometry.js"],
+  ["posedSize", "posedPoint", "unposedPoint", "posedGrid", "posedPolygons", "posedHeat", "sideEdges", "roundLength", "contourOf", "isWithin"],
+);
+
+test("a pose of a point is undone by its reverse", () => {
+  for (const pose of poses) {
+    assert.deepEqual(unposedPoint(posedPoint([30, 70], PICTURE, pose), PICTURE, pose), [30, 70]);
+  }
+});
+
+test("a grid is posed as its pixels' centres are", () => {
+  const size = { width: 3, height: 2 }, values = Uint8Array.from([0, 1, 2, 3, 4, 5]);
+  for (const pose of poses) {
+    const posed = posedGrid(values, size, pose), { width } = posedSize(size, pose);
+    for (let i = 0; i < 6; i++) {
+      const [x, y] = posedPoint([(i % 3) + 0.5, Math.floor(i / 3) + 0.5], size, pose);
+      assert.equal(posed[Math.floor(y) * width + Math.floor(x)], values[i], JSON.stringify(pose));
+    }
+  }
+  assert.deepEqual([...posedGrid(values, size, { turns: 1, mirrored: false })], [3, 0, 4, 1, 5, 2]);
+  assert.deepEqual([...posedGrid(values, size, { turns: 0, mirrored: true })], [2, 1, 0, 5, 4, 3]);
+});
+
+test("outlines and heat keep their place on the picture in every pose", () => {
+  const size = { width: 3, height: 2 };
+  assert.deepEqual(posedPolygons([[0, 0, 2, 1]], size, { turns: 1, mirrored: false }), [[1, 0, 0, 2]]);
+  const heat = { rows: 2, columns: 4, cells: [0, 1, 2, 3, 4, 5, 6, 7], content: [0.25, 0, 0.5, 1] };
+  const turned = posedHeat(heat, { turns: 1, mirrored: false });
+  assert.deepEqual([turned.rows, turned.columns, turned.content], [4, 2, [0, 0.25, 1, 0.5]]);
+  assert.deepEqual(turned.cells, [4, 0, 5, 1, 6, 2, 7, 3]);
+});
+
+test("the letters follow the patient's sides", () => {
+  assert.deepEqual(sideEdges({ turns: 0, mirrored: false }, false), { right: "left", left: "right" });
+  assert.deepEqual(sideEdges({ turns: 0, mirrored: true }, false), { right: "right", left: "left" });
+  assert.deepEqual(sideEdges({ turns: 1, mirrored: false }, false), { right: "top", left: "bottom" });
+  assert.deepEqual(sideEdges({ turns: 0, mirrored: false }, true), { right: "right", left: "left" });
+});
+
+test("a scale bar has a round length that fits", () => {
+  assert.equal(roundLength(0.5, 250), 100);
+  assert.equal(roundLength(0.5, 199), 50);
+  assert.equal(roundLength(5, 0.1), null);
+});
+
+test("a point lies within a picture or not", () => {
+  assert.ok(isWithin(PICTURE, [0, 200]));
+  assert.ok(!isWithin(PICTURE, [401, 10]));
+});
+
+test("a contour runs where heat crosses the limit, and there is none where it does not", () => {
+  const heat = { rows: 1, columns: 2, cells: [0, 8], content: [0, 0, 1, 1] };
+  const lines = contourOf(heat, 4);
+  assert.ok(lines.length > 0);
+  for (const [x0, , x1] of lines) {
+    assert.ok(Math.abs(x0 - 0.5) < 1e-6 && Math.abs(x1 - 0.5) < 1e-6);
+  }
+  assert.deepEqual(contourOf(heat, 9), []);
+});

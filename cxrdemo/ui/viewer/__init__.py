@@ -10,7 +10,16 @@ from typing import Final
 
 _FOLDER: Final = Path(__file__).parent
 
-SHEETS: Final = ("geometry.js", "pixels.js", "findings.js", "hands.js", "viewer.js")
+SHEETS: Final = (
+    "geometry.js",
+    "pixels.js",
+    "evidence.js",
+    "shader.js",
+    "findings.js",
+    "editing.js",
+    "hands.js",
+    "viewer.js",
+)
 """In order: the last one holds the state and starts the viewer."""
 
 HTML: Final = (_FOLDER / "viewer.html").read_text(encoding="utf-8")

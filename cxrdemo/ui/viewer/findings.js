@@ -1,115 +1,108 @@
-// The findings panel: rows, doubts, the margin curve, and what is said of them. It reads the state
-// of viewer.js.
+// The findings panel: rows, doubts, and the folds below. It reads the state of viewer.js.
 
-function pointOf(finding) {
-  return finding.points[Math.min(view.point, finding.points.length - 1)];
-}
+const called = (mode, index) => isCalled(shown().maskings[mode].findings[index], view.point);
 
-// Whether a finding is called: at or above its threshold, by weights shown to know it.
-function called(mode, index) {
-  const finding = data.maskings[mode].findings[index];
-  return finding.proven && finding.p >= pointOf(finding).threshold;
-}
+const reading = (mode = view.mode) => shown()?.maskings?.[mode] ?? null;
 
-function verdict(finding) {
-  if (!finding.proven) return "no verdict";
-  const point = pointOf(finding);
-  return `${finding.p >= point.threshold ? "above" : "below"} ${point.threshold.toFixed(2)}`;
-}
+const NAMES = { none: "whole image", loose: "loose", tight: "tight" };
 
 function showFindings() {
-  const reading = data && data.maskings && data.maskings[view.mode];
-  const rows = find(".cxv-rows");
-  find("[data-out=mode]").textContent = reading ? `masking ${view.mode}` : "";
+  const read = reading();
+  find("[data-out=mode]").textContent = read ? NAMES[view.mode] : "";
   showDoubts();
+  showPlanted();
   const none = find(".cxv-none");
-  none.hidden = Boolean(reading);
+  none.hidden = Boolean(read);
   none.textContent = whyNothing();
-  rows.hidden = find(".cxv-detail").hidden = !reading;
-  showPoints(reading);
-  showCurve(reading);
-  showLooks(reading);
-  if (!reading) return;
+  for (const part of [".cxv-rows", ".cxv-folds", ".cxv-looks"]) find(part).hidden = !read;
+  if (!read) return;
+  const rows = find(".cxv-rows");
   if (rows.childElementCount !== data.labels.length + 1) buildRows(rows);
-  const compared = (line, value) => MODES.forEach((mode, i) => {
-    const other = data.maskings[mode];
-    line.children[i].textContent = other ? `${mode} ${value(other).toFixed(2)}` : "";
-    line.children[i].toggleAttribute("data-chosen", mode === view.mode);
-  });
   const isStale = busy && (asked === "all" || view.mode === "loose");
-  reading.findings.forEach((finding, i) => {
-    const row = rows.children[i];
-    const word = finding.proven ? verdict(finding).split(" ")[0] : "unproven";
-    row.dataset.word = word;
-    row.setAttribute("aria-checked", i === view.label);
-    row.querySelector("em").textContent = isStale ? "updating…" : verdict(finding);
-    row.querySelector("b").textContent = finding.p.toFixed(2);
-    row.querySelector("i").style.width = `${100 * finding.p}%`;
-    const tick = row.querySelector("u");
-    tick.hidden = !finding.proven;
-    if (finding.points.length) tick.style.left = `${100 * pointOf(finding).threshold}%`;
-    compared(row.querySelector(".cxv-compared"), (other) => other.findings[i].p);
-  });
-  const last = rows.lastElementChild;
-  last.querySelector("b").textContent = reading.noFinding.toFixed(2);
-  compared(last.querySelector(".cxv-compared"), (other) => other.noFinding);
   rows.toggleAttribute("data-stale", isStale);
-  showDetail(reading.findings[view.label]);
+  read.findings.forEach((finding, i) => showRow(rows.children[i], finding, i, isStale));
+  rows.lastElementChild.querySelector("b").textContent = read.noFinding.toFixed(2);
+  showLooks(read);
+  showFold(read);
+  keepInSight(rows);
+}
+
+// On a narrow page the rows are chips side by side: the chosen one is brought into sight.
+let lastInSight = null;
+function keepInSight(rows) {
+  if (!isNarrow() || view.label === lastInSight) return;
+  lastInSight = view.label;
+  const row = rows.children[view.label ?? 0];
+  rows.scrollTo({ left: row.offsetLeft - rows.offsetLeft - 8, behavior: "smooth" });
 }
 
 function buildRows(rows) {
-  rows.replaceChildren();
-  const compared = () => {
-    const line = make("span", "cxv-compared");
-    line.append(...MODES.map(() => make("span")));
-    return line;
-  };
-  data.labels.forEach((label, i) => {
+  rows.replaceChildren(...data.labels.map((label, i) => {
     const row = make("button", "cxv-row");
     row.type = "button";
     row.setAttribute("role", "radio");
     const line = make("span", "cxv-line");
-    line.append(make("span", "", label.name), make("em"), make("b"));
-    const bar = make("span", "cxv-track");
-    bar.append(make("i"), make("u"));
-    row.append(line, bar, compared());
+    line.append(make("span", "cxv-name", label.name), make("em"));
+    const track = make("span", "cxv-track");
+    track.append(make("i"), ...MODES.map((mode) => {
+      const dot = make("u");
+      dot.dataset.mode = mode;
+      return dot;
+    }));
+    const small = make("span", "cxv-small");
+    const p = make("span", "", "p ");
+    p.append(make("b"));
+    small.append(make("span", "cxv-place"), p);
+    row.append(line, track, small);
     row.addEventListener("click", () => choose(i));
-    rows.append(row);
-  });
+    return row;
+  }));
   const last = make("div", "cxv-row cxv-derived");
   const line = make("span", "cxv-line");
-  line.append(make("span", "", "No Finding"), make("em", "", "1 − the highest"), make("b"));
-  last.append(line, compared());
+  line.append(make("span", "cxv-name", "None of the five"), make("b"));
+  last.append(line, make("span", "cxv-small", "1 − the highest p; says nothing of other diseases"));
   rows.append(last);
 }
 
-function showDetail(finding) {
-  const label = data.labels[view.label];
-  const lines = [`${label.name}. ${label.meaning}`];
-  if (finding.auroc) lines.push(`On test patients: AUROC ${finding.auroc}.`);
-  if (!finding.proven) lines.push("These weights were not shown to beat chance for it: no verdict.");
-  if (finding.points.length && finding.proven) {
-    const point = pointOf(finding);
-    if (point.sensitivity) lines.push(`At ${point.threshold.toFixed(2)} (${point.name}): sensitivity ${point.sensitivity}, specificity ${point.specificity}.`);
+function showRow(row, finding, i, isStale) {
+  const evidence = evidenceOf(finding, view.point);
+  row.dataset.word = evidence.word;
+  row.toggleAttribute("data-news", evidence.isNews);
+  const isChosen = i === view.label;
+  row.setAttribute("aria-checked", isChosen);
+  row.tabIndex = isChosen || (view.label === null && i === 0) ? 0 : -1;
+  row.querySelector("em").textContent = isStale ? "updating…" : evidenceText(evidence);
+  row.querySelector("b").textContent = finding.p.toFixed(2);
+  const before = data.planted && data.maskings ? data.maskings[view.mode]?.findings[i].p : undefined;
+  const place = before === undefined ? placeText(finding) || agreement(shown().maskings, view.mode, i, view.point) : `p was ${before.toFixed(2)} without it`;
+  row.querySelector(".cxv-place").textContent = finding.proven || before !== undefined ? place : "";
+  const point = pointAt(finding, view.point);
+  const zone = row.querySelector("i");
+  zone.hidden = !finding.proven || !point;
+  if (point) zone.style.left = `${100 * positionOf(finding, point.threshold)}%`;
+  for (const dot of row.querySelectorAll("u")) {
+    const other = reading(dot.dataset.mode);
+    dot.hidden = !other;
+    if (!other) continue;
+    const its = other.findings[i];
+    dot.style.left = `${100 * positionOf(its)}%`;
+    dot.title = `${NAMES[dot.dataset.mode]} ${its.p.toFixed(2)}`;
+    dot.toggleAttribute("data-chosen", dot.dataset.mode === view.mode);
   }
-  find(".cxv-detail").replaceChildren(...lines.map((text) => make("p", "cxv-note", text)));
 }
 
-function showPoints(reading) {
-  const select = find("[data-point]");
-  const names = reading ? reading.findings[0].points.map((point) => point.name) : [];
-  select.hidden = names.length < 2;
-  if ([...select.options].map((o) => o.value).join() !== names.join()) {
-    select.replaceChildren(...names.map((name) => new Option(name)));
-  }
-  if (names.length) select.selectedIndex = Math.min(view.point, names.length - 1);
+function showPlanted() {
+  const box = find(".cxv-planted");
+  const planted = data && data.planted;
+  box.hidden = !planted;
+  if (planted) box.textContent = `SYNTHETIC: a ${planted.kind} was planted into this image. The numbers are about that picture, not about the patient.`;
 }
 
 function whyNothing() {
   if (!data) return "No image yet.";
   if (data.stage) return data.stage;
   if (data.withheld) return "No number is shown for this image.";
-  return `No finding is shown for masking ${view.mode}. ${view.mode !== "none" && !data.lungs ? "There is no lung mask." : "There is no classifier for it."}`;
+  return `No finding is shown for ${NAMES[view.mode]}. ${view.mode !== "none" && !data.lungs ? "There is no lung mask." : "There is no classifier for it."}`;
 }
 
 function showDoubts() {
@@ -117,42 +110,107 @@ function showDoubts() {
   const doubts = (data && data.doubts) || [];
   box.hidden = !doubts.length;
   if (!doubts.length) return box.replaceChildren();
-  const head = data.withheld ? "This image may not be what the models can read" : "Shown in spite of a doubt";
+  const head = data.withheld ? "This image may not be what the models can read" : "Shown despite a warning";
   const list = make("ul");
   list.append(...doubts.map((text) => make("li", "", text)));
   box.replaceChildren(make("strong", "", head), list);
   if (data.withheld && !data.stage) {
     const button = make("button", "cxv-accept", "Show the numbers anyway ");
     button.type = "button";
-    button.append(make("kbd", "", "Y"));
+    button.title = "Y";
     button.addEventListener("click", actions.accept);
     box.append(button);
   }
 }
 
-function showLooks(reading) {
+// What the answer hangs on, and what stands out: two lines, whose room is kept.
+function showLooks(read) {
+  const box = find(".cxv-looks");
   const lines = [];
-  if (reading && data.lungs) {
-    const share = reading.findings[view.label].inLung;
-    const name = data.labels[view.label].name;
-    lines.push(share === null ? `There is no heat for ${name}.` : `${Math.round(100 * share)} % of the heat for ${name} lies in the lungs.`);
-    const probes = data.probes;
-    if (probes && probes.outside && data.maskings.none) {
-      lines.push(`Outside-lung probe, not a finding: with the lungs blacked out, masking none gives ${probes.outside[view.label].toFixed(2)} (whole image ${data.maskings.none.findings[view.label].p.toFixed(2)}). That part does not come from the lungs.`);
-    }
+  if (strongest(read.findings, view.point) === null) lines.push("Nothing stands out: no finding is above its threshold.");
+  const probes = data.probes;
+  if (view.label !== null && probes && probes.outside && data.maskings.none && !data.planted) {
+    const outside = probes.outside[view.label], whole = data.maskings.none.findings[view.label].p;
+    lines.push(`Outside-lung probe: with the lungs blacked out, p stays ${outside.toFixed(2)} of ${whole.toFixed(2)} (whole image). That part does not come from the lungs.`);
   }
-  find(".cxv-looks").textContent = lines.join(" ");
+  box.textContent = lines.join(" ");
 }
 
-function showCurve(reading) {
-  const svg = find(".cxv-curve");
-  const probes = data && data.probes;
-  const hasCurve = Boolean(reading && probes && probes.margins.length > 1 && data.maskings.loose);
+// ---- The folds: how good, margin, numbers ----------------------------------------------------------
+
+function showFold(read) {
+  for (const tab of all(".cxv-tabs button")) {
+    const isOpen = tab.dataset.fold === view.fold;
+    tab.setAttribute("aria-selected", isOpen);
+    tab.tabIndex = isOpen ? 0 : -1;
+    find(`#cxv-${tab.dataset.fold}`).hidden = !isOpen;
+  }
+  showPoints(read);
+  showDetail(view.label === null ? null : read.findings[view.label]);
+  showCurve();
+  showNumbers();
+}
+
+function showDetail(finding) {
+  const lines = [];
+  if (finding) {
+    const label = data.labels[view.label];
+    lines.push(`${label.name}. ${label.meaning}`);
+    if (finding.auroc) lines.push(`On test patients: AUROC ${finding.auroc}.`);
+    if (!finding.proven) lines.push("These weights were not shown to beat chance for it, so there is no verdict.");
+    const point = pointAt(finding, view.point);
+    if (point && finding.proven) {
+      const at = `At ${point.threshold.toFixed(2)} (${point.name})`;
+      if (point.sensitivity) lines.push(`${at}: sensitivity ${point.sensitivity}, specificity ${point.specificity}.`);
+      if (point.ratio) {
+        const { value, low, high } = point.ratio;
+        const interval = low === null ? "" : ` (${ratioText(low)} to ${ratioText(high)})`;
+        lines.push(`Likelihood ratio ×${ratioText(value)}${interval}: patients with the finding are above it so many times as often as patients without.`);
+      }
+    }
+  } else lines.push("Choose a finding to see how good its number is.");
+  find(".cxv-detail").replaceChildren(...lines.map((text) => make("p", "cxv-note", text)));
+}
+
+function showPoints(read) {
+  const select = find("[data-point]");
+  const names = read.findings[0].points.map((point) => point.name);
+  select.parentElement.hidden = names.length < 2;
+  if ([...select.options].map((o) => o.value).join() !== names.join()) {
+    select.replaceChildren(...names.map((name) => new Option(name)));
+  }
+  if (names.length) select.selectedIndex = Math.min(view.point, names.length - 1);
+}
+
+function showNumbers() {
+  const rows = [["", ...MODES.map((mode) => NAMES[mode])]];
+  const number = (mode, value) => (reading(mode) ? value(reading(mode)).toFixed(2) : "–");
+  data.labels.forEach((label, i) => rows.push([label.name, ...MODES.map((mode) => number(mode, (r) => r.findings[i].p))]));
+  rows.push(["None of the five", ...MODES.map((mode) => number(mode, (r) => r.noFinding))]);
+  find(".cxv-table").replaceChildren(...rows.map((cells, r) => {
+    const row = make("tr");
+    row.append(...cells.map((text, c) => {
+      const cell = make(r === 0 || c === 0 ? "th" : "td", "", text);
+      if (r === 0 && c) cell.scope = "col";
+      if (c === 0 && r) cell.scope = "row";
+      cell.toggleAttribute("data-chosen", c > 0 && MODES[c - 1] === view.mode);
+      return cell;
+    }));
+    return row;
+  }));
+}
+
+function showCurve() {
+  const svg = find(".cxv-curve"), note = find("#cxv-margin .cxv-note");
+  const probes = data.probes;
+  const hasCurve = Boolean(view.label !== null && probes && probes.margins.length > 1 && data.maskings?.loose);
   svg.toggleAttribute("hidden", !hasCurve);
+  note.textContent = hasCurve ? "Each point is a reading at that margin, by the weights for loose." : busy || !probes ? "Not measured yet." : "There is no curve for this image.";
   if (!hasCurve) return;
   const finding = data.maskings.loose.findings[view.label];
   const values = probes.curves.map((all) => all[view.label]);
-  const threshold = finding.proven ? pointOf(finding).threshold : null;
+  const point = pointAt(finding, view.point);
+  const threshold = finding.proven && point ? point.threshold : null;
   const top = Math.min(1, 1.25 * Math.max(...values, threshold || 0, 0.04));
   const x = (margin) => 34 + (216 * (margin - probes.margins[0])) / (probes.margins.at(-1) - probes.margins[0]);
   const y = (p) => 72 - (54 * p) / top;
@@ -179,9 +237,19 @@ function showCurve(reading) {
   svg.setAttribute("aria-label", `${data.labels[view.label].name} over the loose margin: ` + probes.margins.map((m, i) => `${percent(m)} ${values[i].toFixed(2)}`).join(", "));
 }
 
-function announce() {
-  const reading = data.maskings[view.mode];
-  if (!reading) return;
-  const names = reading.findings.map((f, i) => (called(view.mode, i) ? data.labels[i].name : null)).filter(Boolean);
-  find(".cxv-live").textContent = `Image read, masking ${view.mode}. ${names.length ? `Above threshold: ${names.join(", ")}.` : "No finding is above its threshold."}`;
+// ---- What is said aloud ------------------------------------------------------------------------------
+
+// One sentence for whoever does not see the page, when something changed that changes what is said.
+let lastSaid = "";
+function say() {
+  const read = reading();
+  if (!read || busy) return;
+  const finding = view.label === null ? null : read.findings[view.label];
+  const layout = { pair: "", compare: " Three maskings side by side.", grid: " All findings." }[view.layout];
+  const text = finding
+    ? `${NAMES[view.mode]}. ${data.labels[view.label].name} ${finding.p.toFixed(2)}, ${evidenceText(evidenceOf(finding, view.point)).replace("×", "times ")}.${layout}`
+    : `${NAMES[view.mode]}. Nothing stands out.${layout}`;
+  if (text === lastSaid) return;
+  lastSaid = text;
+  find(".cxv-live").textContent = text;
 }

@@ -1,7 +1,13 @@
-// Pointer, wheel, keys, sliders and dropped files. They change the state of viewer.js.
+// Pointer, wheel, keys, sliders, and files dropped or pasted. They change the state of viewer.js.
 
-function change(update) {
+function change(update, panesAlone = false) {
   if (!data) return;
+  Object.assign(view, update);
+  refresh(panesAlone);
+}
+
+// A setting, which may be changed before there is an image.
+function set(update) {
   Object.assign(view, update);
   refresh();
 }
@@ -15,220 +21,333 @@ function onPicture(pane, event) {
 function zoomAt(pane, factor, event) {
   const zoom = bounded(view.zoom * factor, 1, 16);
   const area = pane.canvas.getBoundingClientRect();
-  const [u, v] = event ? onPicture(pane, event) : [data.image.width / 2 + view.x, data.image.height / 2 + view.y];
+  const { width, height } = scene();
+  const [u, v] = event ? onPicture(pane, event) : [width / 2 + view.x, height / 2 + view.y];
   const dx = event ? event.clientX - area.left - area.width / 2 : 0;
   const dy = event ? event.clientY - area.top - area.height / 2 : 0;
   view.zoom = zoom;
   const { scale } = place(area.width, area.height);
-  moveTo(u - dx / scale - data.image.width / 2, v - dy / scale - data.image.height / 2);
+  moveTo(u - dx / scale - width / 2, v - dy / scale - height / 2);
 }
 
 function moveTo(x, y) {
-  change(reachable(data.image, view.zoom, x, y));
+  change(reachable(scene(), view.zoom, x, y), true);
+}
+
+// What a press on a pane does, by tool, button and zoom.
+function dragKind(event) {
+  const isSecond = event.button === 2 || event.altKey;
+  if (view.tool === "edit") {
+    const add = (view.sign === "add") !== isSecond;
+    return { kind: view.editWith, add };
+  }
+  if (view.tool === "ruler") return { kind: "ruler" };
+  if (view.tool === "plant") return { kind: isSecond ? "window" : "plant" };
+  if (isSecond || (view.zoom === 1 && event.pointerType === "mouse")) return { kind: "window" };
+  return { kind: "move" };
 }
 
 function listen(pane) {
   const pointers = new Map();
-  let drag = null;
+  let drag = null, holding = 0;
   pane.canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   pane.canvas.addEventListener("wheel", (event) => {
     if (!data) return;
     event.preventDefault();
     zoomAt(pane, Math.exp(-event.deltaY / 400), event);
   }, { passive: false });
-  pane.canvas.addEventListener("dblclick", () => { if (!view.fix) change({ zoom: 1, x: 0, y: 0, level: 0.5, width: 1 }); });
+  pane.canvas.addEventListener("dblclick", () => {
+    if (data && !view.tool) change({ solo: view.solo === null && panes.length > 1 ? panes.indexOf(pane) : null });
+  });
   pane.canvas.addEventListener("pointerdown", (event) => {
     if (!data) return;
-    active = panes.indexOf(pane);
     pane.canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, event);
-    const kind = event.button === 2 ? "window" : view.fix ? view.tool : "move";
-    drag = { kind, from: onPicture(pane, event), x: event.clientX, y: event.clientY, view: { ...view }, moved: false };
+    const from = onPicture(pane, event);
+    drag = { ...dragKind(event), from, x: event.clientX, y: event.clientY, view: { ...view }, moved: false };
+    if (drag.kind === "brush") change({ stroke: { points: [from], radius: brushRadius(), add: drag.add }, crossShown: false }, true);
+    if (event.pointerType === "touch" && !view.tool) holding = setTimeout(() => set({ hold: true }), 350);
   });
   pane.canvas.addEventListener("pointermove", (event) => {
+    if (data && !pointers.size) find("[data-out=pixel]").textContent = pixelText(onPicture(pane, event));
+    if (data && view.tool === "edit" && !pointers.size && event.pointerType === "mouse") change({ cross: onPicture(pane, event), crossShown: true }, true);
     if (!pointers.has(event.pointerId) || !drag) return;
     if (pointers.size === 2) {
+      clearTimeout(holding);
       const before = distanceBetween(...pointers.values());
       pointers.set(event.pointerId, event);
-      drag.moved = true;
-      drag.kind = "pinch";
+      Object.assign(drag, { moved: true, kind: "pinch" });
+      view.stroke = null;
       return zoomAt(pane, distanceBetween(...pointers.values()) / before, middleOf(...pointers.values()));
     }
     pointers.set(event.pointerId, event);
     const dx = event.clientX - drag.x, dy = event.clientY - drag.y;
-    if (Math.hypot(dx, dy) > 3) drag.moved = true;
+    if (Math.hypot(dx, dy) > 3) {
+      drag.moved = true;
+      clearTimeout(holding);
+    }
+    if (!drag.moved) return;
+    const to = onPicture(pane, event);
     if (drag.kind === "window") {
-      change({ width: bounded(drag.view.width + dx / 300, 0.05, 2), level: bounded(drag.view.level + dy / 500, 0, 1) });
+      change({ preset: "own", width: bounded(drag.view.width + dx / 300, 0.05, 2), level: bounded(drag.view.level + dy / 500, 0, 1) }, true);
+      find("[data-out=pixel]").textContent = windowText();
     } else if (drag.kind === "move") {
       const { scale } = place(pane.canvas.clientWidth, pane.canvas.clientHeight);
       moveTo(drag.view.x - dx / scale, drag.view.y - dy / scale);
-    } else if (drag.kind === "box") {
-      change({ box: boxBetween(data.image, drag.from, onPicture(pane, event)) });
+    } else if (drag.kind === "box") change({ box: boxBetween(scene(), drag.from, to) }, true);
+    else if (drag.kind === "ruler") change({ length: [drag.from, to] }, true);
+    else if (drag.kind === "brush" && view.stroke) {
+      view.stroke.points.push(to);
+      refresh(true);
     }
   });
   const end = (event) => {
+    clearTimeout(holding);
+    if (view.hold) set({ hold: false });
     pointers.delete(event.pointerId);
     if (pointers.size || !drag) return;
-    if (event.type === "pointerup") {
-      if (drag.kind === "box" && drag.moved) askBox();
-      if ((drag.kind === "add" || drag.kind === "remove") && !drag.moved) askClick(drag.from, drag.kind === "add");
-    }
+    const { kind, from, add, moved } = drag;
     drag = null;
+    const stroke = view.stroke;
+    view.stroke = null;
+    if (event.type !== "pointerup") return refresh(true);
+    if (kind === "box" && moved && view.box) askBox();
+    if (kind === "click" && !moved) askClick(from, add);
+    if (kind === "brush" && stroke) askStroke(stroke);
+    if (kind === "plant" && !moved) askPlant(from);
   };
   pane.canvas.addEventListener("pointerup", end);
   pane.canvas.addEventListener("pointercancel", end);
-}
-
-function askClick([u, v], add) {
-  if (u < 0 || v < 0 || u > data.image.width || v > data.image.height) return;
-  const [x, y] = toNative(data.image, [u, v]);
-  ask("mask_prompt", { kind: "click", x, y, add });
-}
-
-function askBox() {
-  const box = view.box;
-  view.box = null;
-  if (box[2] - box[0] < 4 || box[3] - box[1] < 4) return refresh();
-  const [x0, y0] = toNative(data.image, box.slice(0, 2));
-  const [x1, y1] = toNative(data.image, box.slice(2));
-  ask("mask_prompt", { kind: "box", x0, y0, x1, y1 });
+  pane.canvas.addEventListener("pointerleave", () => { find("[data-out=pixel]").textContent = ""; });
 }
 
 let marginTimer = 0;
 function setMargin(percent, wait) {
+  if (!data) return;
   const slide = find("[data-slide=margin]");
-  const margin = bounded(percent, Number(slide.min), Number(slide.max)) / 100;
-  change({ margin });
+  change({ margin: bounded(percent, Number(slide.min), Number(slide.max)) / 100 });
   clearTimeout(marginTimer);
-  if (wait === undefined || !data || !data.lungs || !(data.maskings && data.maskings.loose)) return;
-  const send = () => {
-    if (busy) { marginTimer = setTimeout(send, 150); return; }
-    if (Math.abs(view.margin - data.maskings.loose.margin) < 0.001) return;
+  if (wait === undefined || !data.lungs || !data.maskings?.loose) return;
+  const study = data.study;
+  marginTimer = setTimeout(() => {
+    // Meanwhile the image may have been cleared, or be another one.
+    if (!data || data.study !== study || Math.abs(view.margin - data.maskings.loose.margin) < 0.001) return;
     ask("margin_changed", { margin: view.margin }, "loose");
+  }, wait);
+}
+
+const presets = {
+  file: () => ({ level: 0.5, width: 1, invert: false }),
+  lungs: () => ({ ...windowOf(picture.values, inLungs(true)), invert: false }),
+  dense: () => ({ ...windowOf(picture.values, inLungs(false)), invert: false }),
+  inverted: () => ({ level: 0.5, width: 1, invert: true }),
+};
+
+// Whether a pixel of the picture lies in the lungs, or between and beside them; of an image without
+// a mask its middle counts.
+function inLungs(isWanted) {
+  const { width, height } = picture;
+  return (i) => {
+    const x = (i % width) / width, y = Math.floor(i / width) / height;
+    if (!levels) return isWanted ? true : x > 0.4 && x < 0.6;
+    const level = levels.values[Math.floor(y * levels.height) * levels.width + Math.floor(x * levels.width)];
+    return isWanted ? level === 0 : level > 0 && level <= data.lungs.count;
   };
-  marginTimer = setTimeout(send, wait);
+}
+
+function setPreset(name) {
+  if (picture && presets[name]) change({ preset: name, ...presets[name]() });
 }
 
 const actions = {
-  reset: () => change(Object.fromEntries(VIEW.map((key) => [key, START[key]]))),
+  reset: () => change({ ...UPRIGHT, solo: null, opacity: START.opacity, outline: true, heat: true }),
   save: () => { if (data) save(); },
   help: () => find(".cxv-help").showModal(),
-  undo: () => ask("mask_undo"),
-  automatic: () => ask("mask_reset"),
+  undo, automatic,
   accept: () => { if (data && data.withheld) ask("accept_anyway"); },
+  edit: () => {
+    setTool("edit");
+    find(".cxv-panes").focus(); // so that Enter sets the cross, whatever button had the focus
+  },
+  plant: () => setTool("plant"),
+  unplant: () => { if (data && data.planted) ask("plant_removed"); },
+  ruler: () => setTool("ruler"),
+  turn: () => change({ turns: (view.turns + 1) % 4, x: 0, y: 0, zoom: 1, length: null }),
+  mirror: () => change({ mirrored: !view.mirrored, turns: view.turns % 2 ? (view.turns + 2) % 4 : view.turns, x: 0, y: 0, zoom: 1, length: null }),
+  swap: () => change({ swapped: !view.swapped }),
+  download: () => ask("case_wanted", {}, null),
+  print: () => window.print(),
+  sheet: () => {
+    const isOpen = root.toggleAttribute("data-sheet");
+    find("[data-do=sheet]").setAttribute("aria-expanded", isOpen);
+  },
 };
 
 function choose(label) {
+  if (!data) return;
   hasChosen = true;
   change({ label });
 }
 
-const step = (by) => () => data && data.labels && choose((view.label + by + data.labels.length) % data.labels.length);
+const step = (by) => () => {
+  if (!data || !data.labels) return;
+  const count = data.labels.length;
+  choose(view.label === null ? (by > 0 ? 0 : count - 1) : (view.label + by + count) % count);
+};
+
+const nextOf = (select) => {
+  const open = [...select.options].filter((option) => !option.hidden);
+  return open[(open.findIndex((option) => option.selected) + 1) % open.length];
+};
+
 const keys = {
-  1: () => { view.mode = "none"; refresh(); },
-  2: () => { view.mode = "loose"; refresh(); },
-  3: () => { view.mode = "tight"; refresh(); },
-  v: () => { view.layout = "pair"; refresh(); },
-  c: () => { view.layout = "compare"; refresh(); },
-  g: () => { view.layout = "grid"; refresh(); },
-  m: () => { view.outline = !view.outline; refresh(); },
-  h: () => { view.heat = !view.heat; refresh(); },
-  i: () => change({ invert: !view.invert }),
-  f: () => {
-    change({ fix: !view.fix, crossShown: true });
-    find(".cxv-panes").focus(); // so that Enter sets the cross, whatever button had the focus
-  },
+  1: () => set({ mode: "none" }), 2: () => set({ mode: "loose" }), 3: () => set({ mode: "tight" }),
+  v: () => set({ layout: "pair" }), c: () => set({ layout: "compare" }), g: () => set({ layout: "grid" }),
+  m: () => set({ outline: !view.outline }), h: () => set({ heat: !view.heat }),
+  u: () => set({ scale: view.scale === "own" ? "shared" : "own" }),
+  i: () => change({ invert: !view.invert, preset: "own" }),
+  t: actions.turn, j: actions.mirror, l: actions.ruler, n: actions.plant, f: actions.edit,
+  w: () => setPreset(nextOf(find("[data-preset]")).value),
   p: () => {
     const select = find("[data-point]");
-    if (!select.hidden) change({ point: (select.selectedIndex + 1) % select.options.length });
+    if (select.options.length > 1) change({ point: (select.selectedIndex + 1) % select.options.length });
   },
-  y: actions.accept,
-  r: actions.reset, s: actions.save, "?": actions.help,
+  y: actions.accept, r: actions.reset, s: actions.save, "?": actions.help,
   o: () => document.querySelector(".cxr-open input[type=file]")?.click(),
   "[": () => setMargin(Math.round(view.margin * 100) - 1, 500),
   "]": () => setMargin(Math.round(view.margin * 100) + 1, 500),
   "+": () => data && zoomAt(panes[0], 1.25), "=": () => data && zoomAt(panes[0], 1.25), "-": () => data && zoomAt(panes[0], 0.8),
-  ",": () => change({ level: bounded(view.level - 0.02, 0, 1) }), ".": () => change({ level: bounded(view.level + 0.02, 0, 1) }),
-  "<": () => change({ width: bounded(view.width - 0.05, 0.05, 2) }), ">": () => change({ width: bounded(view.width + 0.05, 0.05, 2) }),
+  ",": () => change({ preset: "own", level: bounded(view.level - 0.02, 0, 1) }), ".": () => change({ preset: "own", level: bounded(view.level + 0.02, 0, 1) }),
+  "<": () => change({ preset: "own", width: bounded(view.width - 0.05, 0.05, 2) }), ">": () => change({ preset: "own", width: bounded(view.width + 0.05, 0.05, 2) }),
   ArrowUp: step(-1), ArrowDown: step(1),
 };
-const fixKeys = {
-  a: () => setTool("add"), d: () => setTool("remove"), b: () => setTool("box"),
-  z: actions.undo, x: actions.automatic, Escape: () => change({ fix: false, corner: null, box: null }),
-  Enter: () => setCross(),
+const crossKeys = {
   ArrowUp: () => moveCross(0, -1), ArrowDown: () => moveCross(0, 1), ArrowLeft: () => moveCross(-1, 0), ArrowRight: () => moveCross(1, 0),
+  Enter: () => setCross(), Escape: () => setTool(view.tool),
+};
+const toolKeys = {
+  edit: {
+    ...crossKeys,
+    a: () => change({ sign: "add" }), d: () => change({ sign: "remove" }),
+    b: () => setEdit("brush"), p: () => setEdit("click"), k: () => setEdit("box"),
+    z: undo, x: automatic,
+    "[": () => change({ brush: bounded(view.brush - 0.01, 0.01, 0.15) }), "]": () => change({ brush: bounded(view.brush + 0.01, 0.01, 0.15) }),
+  },
+  plant: crossKeys,
+  ruler: { Escape: crossKeys.Escape },
 };
 
-function setTool(tool) {
-  change({ tool, corner: null, box: null });
-}
+const setEdit = (editWith) => change({ editWith, corner: null, box: null });
 
 function moveCross(dx, dy) {
-  const pace = Math.max(data.image.width, data.image.height) / 100;
-  const [x, y] = view.cross;
-  const cross = [bounded(x + dx * pace, 0, data.image.width), bounded(y + dy * pace, 0, data.image.height)];
-  const box = view.corner ? boxBetween(data.image, view.corner, cross) : null;
-  change({ cross, crossShown: true, box });
+  const { width, height } = scene(), pace = Math.max(width, height) / 100;
+  const [x, y] = view.crossShown ? view.cross : [width / 2, height / 2];
+  const cross = [bounded(x + dx * pace, 0, width), bounded(y + dy * pace, 0, height)];
+  change({ cross, crossShown: true, box: view.corner ? boxBetween(scene(), view.corner, cross) : null }, true);
 }
 
 function setCross() {
-  if (view.tool !== "box") return askClick(view.cross, view.tool === "add");
+  if (!view.crossShown) return moveCross(0, 0);
+  if (view.tool === "plant") return askPlant(view.cross);
+  const add = view.sign === "add";
+  if (view.editWith === "click") return askClick(view.cross, add);
+  if (view.editWith === "brush") return askStroke({ points: [view.cross], radius: brushRadius(), add });
   if (!view.corner) return change({ corner: view.cross });
-  view.corner = null;
-  askBox();
+  if (view.box) askBox();
+}
+
+// Arrows inside a group of radio buttons or tabs move and choose, as such groups do everywhere.
+function moveInGroup(event) {
+  const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+  const group = by && event.target.closest?.(".cxv [role=radiogroup], .cxv [role=tablist]");
+  if (!group) return false;
+  const buttons = [...group.querySelectorAll("[role=radio], [role=tab]")].filter((button) => button.offsetParent);
+  const next = buttons[(buttons.indexOf(event.target) + by + buttons.length) % buttons.length];
+  next.click();
+  next.focus();
+  return true;
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || root.offsetParent === null || find(".cxv-help").open) return;
+  const target = event.target;
+  if (target.matches?.("input:not([type=range]), textarea, select, [contenteditable=true]")) return;
+  const isArrow = event.key.startsWith("Arrow");
+  if (isArrow && !event.shiftKey && moveInGroup(event)) return event.preventDefault();
+  if (isArrow && target.matches("input[type=range], [role=tab]")) return;
+  if ((event.key === "Enter" || event.key === " ") && target.closest("button, a, summary")) return;
+  const menu = find(".cxv-more");
+  if (event.key === "Escape" && menu.open) {
+    menu.open = false;
+    return menu.querySelector("summary").focus();
+  }
+  if (event.shiftKey && isArrow && data) {
+    const { width, height } = scene(), reach = Math.max(width, height) / (20 * view.zoom);
+    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    event.preventDefault();
+    return moveTo(view.x + dx * reach, view.y + dy * reach);
+  }
+  const isSingle = event.key.length === 1;
+  if (isSingle && !view.keys) return;
+  const key = isSingle ? event.key.toLowerCase() : event.key;
+  const action = (view.tool && data && toolKeys[view.tool][key]) || keys[key];
+  if (!action) return;
+  event.preventDefault();
+  action();
+}
+
+// A file, wherever it was dropped or pasted, is handed to the drop zone.
+function open(files) {
+  const input = document.querySelector(".cxr-open input[type=file]");
+  if (root.offsetParent === null || !input || !files.length) return; // another tab has a drop zone of its own
+  input.files = files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 // Starts listening to the page, once.
 function takeHands() {
   root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (!button) return;
-    const { mode, layout, tool, toggle } = button.dataset;
-    if (mode) view.mode = mode;
-    if (layout) view.layout = layout;
-    if (tool) setTool(tool);
-    if (toggle && (data || toggle !== "fix")) view[toggle] = !view[toggle];
+    if (!button) {
+      if (!event.target.closest(".cxv-more")) find(".cxv-more").open = false;
+      return;
+    }
+    const { mode, layout, scale, kind, fold, sign, tool, toggle } = button.dataset;
+    Object.entries({ mode, layout, scale, kind, fold, sign }).forEach(([key, value]) => { if (value) view[key] = value; });
+    if (layout) view.solo = null;
+    if (tool) setEdit(tool);
+    if (toggle) view[toggle] = !view[toggle];
+    if (toggle === "invert") view.preset = "own";
     if (button.dataset.do) actions[button.dataset.do]();
+    if (!button.closest(".cxv-menu") || ["save", "print", "help", "download", "ruler", "plant"].includes(button.dataset.do)) find(".cxv-more").open = false;
     refresh();
   });
-
   all("[data-slide]").forEach((slide) => {
+    const key = slide.dataset.slide;
     slide.addEventListener("input", () => {
-      if (slide.dataset.slide === "margin") setMargin(Number(slide.value));
-      else change({ [slide.dataset.slide]: Number(slide.value) / 100 });
+      if (key === "margin") setMargin(Number(slide.value));
+      else set({ [key]: Number(slide.value) / 100, ...(key === "level" || key === "width" ? { preset: "own" } : {}) });
     });
-    slide.addEventListener("change", () => { if (slide.dataset.slide === "margin") setMargin(Number(slide.value), 0); });
+    slide.addEventListener("change", () => { if (key === "margin") setMargin(Number(slide.value), 0); });
   });
   find("[data-point]").addEventListener("change", (event) => change({ point: event.target.selectedIndex }));
-
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || root.offsetParent === null || find(".cxv-help").open) return;
-    const target = event.target;
-    if (target.matches?.("input:not([type=range]), textarea, select, [contenteditable=true]")) return;
-    const isArrow = event.key.startsWith("Arrow");
-    if (isArrow && (target.matches("input[type=range], [role=tab]"))) return;
-    if (event.key === "Enter" && target.closest("button, a, summary")) return;
-    if (event.shiftKey && isArrow && data) {
-      const reach = Math.max(data.image.width, data.image.height) / (20 * view.zoom);
-      const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-      event.preventDefault();
-      return moveTo(view.x + dx * reach, view.y + dy * reach);
-    }
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    const action = (view.fix && data && fixKeys[key]) || keys[key];
-    if (!action) return;
+  find("[data-preset]").addEventListener("change", (event) => setPreset(event.target.value));
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".cxv-more")) find(".cxv-more").open = false; });
+  document.addEventListener("dragover", (event) => {
     event.preventDefault();
-    action();
+    root.toggleAttribute("data-drop", true);
   });
-
-  // A file may be dropped anywhere: it is handed to the drop zone.
-  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) root.removeAttribute("data-drop"); });
   document.addEventListener("drop", (event) => {
     event.preventDefault(); // or the browser would leave the page for the file
-    if (root.offsetParent === null) return; // another tab is open, with a drop zone of its own
-    const input = document.querySelector(".cxr-open input[type=file]");
-    if (!input || !event.dataTransfer.files.length) return;
-    input.files = event.dataTransfer.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    root.removeAttribute("data-drop");
+    open(event.dataTransfer.files);
   });
+  document.addEventListener("paste", (event) => {
+    if (!event.target.matches?.("input, textarea")) open(event.clipboardData.files);
+  });
+  const dark = view.theme;
+  if (dark && !new URLSearchParams(location.search).has("__theme")) document.body.classList.toggle("dark", dark === "dark");
+  new MutationObserver(remember).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 }

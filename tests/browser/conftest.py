@@ -1,0 +1,106 @@
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import EllipseSegmenter, closing_event_loops, findings_spec, tiny_resnet
+
+from cxrdemo.checkpoints import Estimate, OperatingPoint
+from cxrdemo.classifier import FindingClassifier
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.results import MaskingMode
+from cxrdemo.ui.page import build_ui, launch_options
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    # WebGL without a graphics card.
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from browser.tabs import DICOM, Site, Watched, upload  # noqa: E402  needs playwright
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    marks = [
+        pytest.mark.browser,
+        pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}"),
+        # Gradio's queue statistics use what pandas 4 will drop.
+        pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+    ]
+    for item in items:
+        if here in item.path.parents:
+            for mark in marks:
+                item.add_marker(mark)
+
+
+@pytest.fixture(scope="package")
+def site() -> Iterator[Site]:
+    sync_api.expect.set_options(timeout=20_000)
+    pipeline = Pipeline(EllipseSegmenter(), {mode: _classifier(mode) for mode in MaskingMode})
+    with ExitStack() as stack:
+        stack.enter_context(closing_event_loops())
+        page = build_ui(pipeline)
+        # Gradio leaves a socket open for every port that it finds taken (6.31).
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        _, url, _ = page.launch(
+            prevent_thread_lock=True, quiet=True, server_port=port, **launch_options()
+        )
+        stack.callback(page.close, verbose=False)
+        playwright = stack.enter_context(sync_api.sync_playwright())
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        stack.callback(browser.close)
+        yield Site(url, page, pipeline, browser)
+
+
+def _classifier(mode: MaskingMode) -> FindingClassifier:
+    """A fake with two operating points, the second one never reached."""
+    spec = findings_spec(mode)
+    labels = tuple(
+        replace(
+            label,
+            sensitivity=Estimate(0.7, 0.6, 0.8, 20),
+            specificity=Estimate(0.6, 0.5, 0.7, 200),
+            others=(OperatingPoint("high specificity", 0.999, "test"),),
+        )
+        for label in spec.labels
+    )
+    seed = list(MaskingMode).index(mode)
+    return FindingClassifier(replace(spec, labels=labels), tiny_resnet(seed=seed))
+
+
+@pytest.fixture(autouse=True)
+def _accept_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fakes' two ellipses are no lungs, and the gate would say so."""
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
+
+
+@pytest.fixture
+def watched(site: Site) -> Iterator[Watched]:
+    with ExitStack() as stack:
+        tabs = Watched(site, stack)
+        yield tabs
+        assert tabs.complaints == []
+        assert tabs.went_out(local=(site.url,)) == []
+
+
+@pytest.fixture
+def tab(watched: Watched) -> Any:
+    """A desktop tab with an image read to its end."""
+    tab = watched.open()
+    upload(tab, DICOM.read_bytes())
+    return tab

@@ -1,0 +1,95 @@
+"""Correcting the lungs."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from browser.tabs import Site, drawn, expect_drawn, settle
+from cxrdemo.examples import EXAMPLES
+
+
+@pytest.fixture
+def corrections(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the pipeline is asked to correct."""
+    asked: list[dict[str, Any]] = []
+    correct = site.pipeline.correct
+
+    def record(found: Any, **prompt: Any) -> Any:
+        asked.append(prompt)
+        return correct(found, **prompt)
+
+    monkeypatch.setattr(site.pipeline, "correct", record)
+    return asked
+
+
+def wait_for_answer(tab: Any, corrections: list[dict[str, Any]], count: int) -> None:
+    for _ in range(300):
+        if len(corrections) == count:
+            break
+        tab.wait_for_timeout(100)
+    expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+    assert len(corrections) == count
+
+
+def test_a_mask_is_corrected_with_the_keyboard_alone(tab: Any, corrections: list) -> None:
+    side = EXAMPLES[1].side_px
+    press = tab.keyboard.press
+    outline = drawn(tab)
+    tab.get_by_text("Synthetic normal").focus()
+    press("f")
+    press("p")
+    press("ArrowLeft")
+    press("Enter")
+    wait_for_answer(tab, corrections, 1)
+    assert corrections[0]["add"] is True
+    assert corrections[0]["click"] == pytest.approx((0.49 * side, 0.5 * side), abs=1)
+    press("d")
+    press("ArrowUp")
+    press("Enter")
+    wait_for_answer(tab, corrections, 2)
+    assert corrections[1]["add"] is False
+    press("k")
+    press("Enter")
+    for _ in range(12):
+        press("ArrowRight")
+        press("ArrowDown")
+    press("Enter")
+    wait_for_answer(tab, corrections, 3)
+    x0, y0, x1, y1 = corrections[2]["box"]
+    assert (x1 - x0, y1 - y0) == pytest.approx((0.12 * side, 0.12 * side), abs=2)
+    for key in ("z", "x"):
+        press(key)
+        settle(tab)
+    press("a")
+    expect(tab.locator("[data-sign=add]")).to_have_attribute("aria-checked", "true")
+    press("Escape")
+    expect(tab.locator(".cxv-fix")).to_be_hidden()
+    expect_drawn(tab, outline)
+
+
+def test_a_mask_is_corrected_with_the_mouse_alone(tab: Any, corrections: list) -> None:
+    outline = drawn(tab)
+    tab.locator(".cxv-main [data-do=edit]").click()
+    tab.locator("[data-tool=click]").click()
+    pane = tab.locator(".cxv-pane canvas").first
+    pane.click(position={"x": 150, "y": 200})
+    wait_for_answer(tab, corrections, 1)
+    tab.locator("[data-sign=remove]").click()
+    pane.click(position={"x": 200, "y": 250})
+    wait_for_answer(tab, corrections, 2)
+    assert [c["add"] for c in corrections] == [True, False]
+    tab.locator("[data-tool=box]").click()
+    area = pane.bounding_box()
+    tab.mouse.move(area["x"] + 100, area["y"] + 100)
+    tab.mouse.down()
+    tab.mouse.move(area["x"] + 220, area["y"] + 300, steps=3)
+    tab.mouse.up()
+    wait_for_answer(tab, corrections, 3)
+    assert "box" in corrections[2]
+    tab.locator("[data-do=undo]").click()
+    settle(tab)
+    tab.locator("[data-do=automatic]").click()
+    settle(tab)
+    tab.locator(".cxv-fix [data-do=edit]").click()
+    expect_drawn(tab, outline)

@@ -1,0 +1,59 @@
+"""The page by touch."""
+
+from playwright.sync_api import expect
+
+from browser.tabs import PHONE, Watched, drawn, phantom_png, upload
+
+
+def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> None:
+    tab = watched.open(PHONE)
+    upload(tab, phantom_png(1))
+    touch = tab.context.new_cdp_session(tab)
+    box = tab.locator(".cxv-pane canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def finger(kind: str, *points: tuple[float, float]) -> None:
+        touch.send(
+            "Input.dispatchTouchEvent",
+            {
+                "type": kind,
+                "touchPoints": [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(points)],
+            },
+        )
+
+    before = drawn(tab)
+    finger("touchStart", (x - 20, y), (x + 20, y))
+    for reach in (30, 45, 60):
+        finger("touchMove", (x - reach, y), (x + reach, y))
+    finger("touchEnd")
+    expect(tab.locator(".cxv[data-zoomed]")).to_have_count(1)
+    zoomed = drawn(tab)
+    finger("touchStart", (x, y))
+    for reach in (10, 25, 40):
+        finger("touchMove", (x + reach, y))
+    # At rest before it lifts: the browser takes the tap after a fling for the end of the fling.
+    tab.wait_for_timeout(500)
+    finger("touchMove", (x + 40, y))
+    finger("touchEnd")
+    assert drawn(tab) not in (before, zoomed)
+    tab.locator("[data-do=sheet]").tap()
+    tab.locator(".cxv-more summary").tap()
+    tab.locator("[data-do=reset]").tap()
+    assert drawn(tab) == before
+    tab.locator(".cxv-more summary").tap()
+    for layout in ("compare", "grid", "pair"):
+        tab.locator(f"button[data-layout={layout}]").tap()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    targets = ".cxv button, .cxv select, .cxv input, .cxr-open button, .cxr-tabs [role=tab]"
+    small = tab.evaluate(
+        "s => [...document.querySelectorAll(s)].filter(b => b.offsetParent"
+        " && (b.offsetHeight < 44 || b.offsetLeft < 0"
+        " || !b.closest('.cxv-rows, .cxr-open') && b.getBoundingClientRect().right > 390))"
+        ".map(b => b.outerHTML)",
+        targets,
+    )
+    assert small == []
+    right = tab.evaluate(
+        "document.querySelector('[data-out=margin]').getBoundingClientRect().right"
+    )
+    assert right <= 390

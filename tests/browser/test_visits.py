@@ -1,0 +1,166 @@
+"""Files that follow one another, and visitors beside one another."""
+
+import base64
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from browser.tabs import Site, Watched, choose, numbers, phantom_png, upload, words
+from cxrdemo.files import read_radiograph
+from cxrdemo.labels import FINDINGS
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import Analysis, MaskingMode
+from cxrdemo.ui import page as page_module
+
+
+def test_two_visitors_with_different_images_keep_apart(watched: Watched, site: Site) -> None:
+    tabs = [watched.open(), watched.open()]
+    files = [phantom_png(1), phantom_png(2)]
+    for tab, file in zip(tabs, files, strict=True):
+        choose(tab, file)
+    wide = [site.pipeline.analyse(read_radiograph(file)) for file in files]
+    assert words(wide[0], MaskingMode.NONE) != words(wide[1], MaskingMode.NONE)
+    for tab, analysis in zip(tabs, wide, strict=True):
+        expect(numbers(tab)).to_have_text(words(analysis, MaskingMode.NONE))
+        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+    for tab, margin in zip(tabs, (0.12, 0.05), strict=True):
+        tab.keyboard.press("2")
+        tab.locator("[data-slide=margin]").fill(str(round(100 * margin)))
+    for tab, file, margin in zip(tabs, files, (0.12, 0.05), strict=True):
+        analysis = site.pipeline.analyse(read_radiograph(file), margin=margin)
+        expect(numbers(tab)).to_have_text(words(analysis, MaskingMode.LOOSE))
+
+
+class Brake:
+    """Holds the pipeline before the findings until released."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        analyse = site.pipeline.analyse
+
+        def wait_and_analyse(*args: Any, **options: Any) -> Analysis:
+            self.reached.set()
+            assert self.go.wait(30)
+            return analyse(*args, **options)
+
+        monkeypatch.setattr(site.pipeline, "analyse", wait_and_analyse)
+
+
+@pytest.fixture
+def brake(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Brake]:
+    brake = Brake(site, monkeypatch)
+    yield brake
+    brake.go.set()
+
+
+def test_stop_stops_and_no_late_result_is_shown(
+    watched: Watched, brake: Brake, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = []
+    monkeypatch.setattr(site.pipeline, "probe", lambda *_: probed.append(1))
+    tab = watched.open()
+    choose(tab, phantom_png(1))
+    expect(tab.locator(".cxv-none")).to_have_text("Reading the findings…")
+    assert brake.reached.wait(30)
+    tab.get_by_text("Stop", exact=True).first.click()
+    expect(tab.locator("p.cxr-status").first).to_have_text("Stopped.")
+    expect(tab.locator(".cxv-none")).to_have_text("This image was not read to its end.")
+    brake.go.set()
+    tab.wait_for_timeout(1500)
+    expect(numbers(tab)).to_have_count(0)
+    expect(tab.locator(".cxv-none")).to_have_text("This image was not read to its end.")
+    assert probed == []
+    # Nothing can be asked about a half-read image, and the next one is read as ever.
+    monkeypatch.undo()
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
+    upload(tab, phantom_png(2))
+    expect(numbers(tab)).to_have_count(len(FINDINGS) + 1)
+
+
+def test_a_second_image_takes_the_place_of_one_that_is_being_read(
+    watched: Watched, brake: Brake, site: Site
+) -> None:
+    tab = watched.open()
+    second = phantom_png(2)
+    choose(tab, phantom_png(1))
+    assert brake.reached.wait(30)
+    choose(tab, second)
+    expect(tab.locator("p.cxr-status").first).to_have_text("Reading the file…")
+    brake.go.set()
+    shown = words(site.pipeline.analyse(read_radiograph(second)), MaskingMode.NONE)
+    expect(numbers(tab)).to_have_text(shown)
+    expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+    expect(numbers(tab)).to_have_text(shown)
+
+
+def test_a_broken_file_is_told_in_words_and_the_image_before_stays(tab: Any) -> None:
+    before = numbers(tab).all_text_contents()
+    choose(tab, b"junk" * 100, "broken.dcm")
+    expect(tab.get_by_test_id("toast-body")).to_contain_text("Expected a chest X-ray")
+    assert numbers(tab).all_text_contents() == before
+    expect(tab.locator("p.cxr-status").first).not_to_contain_text("Reading")
+    tab.keyboard.press("2")
+    tab.keyboard.press("]")
+    expect(tab.locator(".cxv-rows[data-stale]")).to_have_count(0)
+    expect(tab.locator("[data-out=margin]")).to_contain_text("9 %")
+
+
+def test_a_file_may_be_dropped_anywhere_and_opened_twice(watched: Watched, site: Site) -> None:
+    tab = watched.open()
+    content = phantom_png(3)
+    drop = """([bytes, selector]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(atob(bytes), c => c.charCodeAt(0))], "a.png"));
+        const options = { bubbles: true, cancelable: true, dataTransfer: data };
+        document.querySelector(selector).dispatchEvent(new DragEvent("drop", options));
+    }"""
+    expected = words(site.pipeline.analyse(read_radiograph(content)), MaskingMode.NONE)
+    for selector in (".cxv-side", ".cxr-header"):
+        tab.evaluate(drop, [base64.b64encode(content).decode(), selector])
+        expect(numbers(tab)).to_have_text(expected)
+        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+        tab.get_by_text("Clear", exact=True).click()
+        expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+    tab.on(
+        "filechooser",
+        lambda chooser: chooser.set_files(
+            {"name": "a.png", "mimeType": "image/png", "buffer": content}
+        ),
+    )
+    for _ in range(2):
+        tab.keyboard.press("o")
+        expect(numbers(tab)).to_have_text(expected)
+        expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
+        tab.get_by_text("Clear", exact=True).click()
+        expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+
+
+def test_a_closed_tab_leaves_no_image_behind(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = []
+
+    def read_and_remember(path: Path) -> Radiograph:
+        radiograph = read_radiograph(path)
+        images.append(weakref.ref(radiograph))
+        return radiograph
+
+    monkeypatch.setattr(page_module, "read_radiograph", read_and_remember)
+    tab = watched.open()
+    upload(tab, phantom_png(1))
+    # A tab of the test before may have had one in the queue still.
+    assert any(image() is not None for image in images)
+    tab.close()
+    for _ in range(300):  # what is being read ends between two stages
+        gc.collect()
+        if all(image() is None for image in images):
+            break
+        time.sleep(0.1)
+    assert all(image() is None for image in images)
