@@ -11,6 +11,8 @@ from typing import Final, Literal
 import torch
 from torch import nn
 
+from cxrdemo.errors import SettingError
+
 Precision = Literal["fp32", "bf16"]
 AskedPrecision = Literal["auto", "fp32", "bf16"]
 
@@ -19,6 +21,40 @@ _CPU_FLAGS: Final = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
 _FIRST_CUDA_MAJOR: Final = 8
 """Ampere. Older cards emulate bf16."""
+
+
+def usable_device(asked: str) -> str:
+    """A device that is there, by its name in PyTorch.
+
+    Args:
+        asked: Such as "cpu" or "cuda:1"; "auto" takes a GPU where there is one.
+
+    Raises:
+        SettingError: If there is no such device, or it is not one that the networks run on.
+    """
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        device = torch.device("meta")  # which computes nothing
+    if device.type == "cpu":
+        return "cpu"
+    if device.type != "cuda":
+        raise SettingError(
+            f"The device {asked!r} is not known. Choose cpu, cuda, cuda:N for one of several GPUs, "
+            "or auto."
+        )
+    if not torch.cuda.is_available():
+        raise SettingError(
+            "No GPU was found that this PyTorch can use. Choose --device cpu or auto, or install "
+            "the driver and a PyTorch with CUDA."
+        )
+    if ":" in asked and device.index >= torch.cuda.device_count():
+        raise SettingError(
+            f"There is no {asked}: the GPUs are numbered from 0 to {torch.cuda.device_count() - 1}."
+        )
+    return asked
 
 
 def has_bf16(device: torch.device | str) -> bool:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = {
     "errors": 0,
     "labels": 0,
-    "devices": 0,
+    "devices": 1,
     "quiet": 0,
     "worker": 0,
     "settings": 1,

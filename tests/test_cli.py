@@ -1,6 +1,7 @@
 """The doors of the command line: usage, settings, exit codes. `test_analyse.py` has the work."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,41 @@ def test_a_door_that_is_shut_says_so_in_one_line(
     assert cli.main(["analyse", str(image), *given]) == 2
     assert words in one_line_of_error(capsys)
     assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda", "cuda:7", "meta", ""])
+@pytest.mark.parametrize("command", ["analyse", "serve"])
+def test_a_device_that_is_not_there_is_told_in_one_line(
+    command: str,
+    device: str,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    rest = [str(image), "--out", str(tmp_path / "out")] if command == "analyse" else []
+    assert cli.main([command, *rest, "--device", device]) == 2
+    assert "device" in one_line_of_error(capsys).lower()
+
+
+def test_a_port_in_use_is_told_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "cxrdemo", "serve", "--host", "127.0.0.1", "--port", port],
+            cwd=Path(__file__).resolve().parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "--port" in line
 
 
 def test_nothing_to_read_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,9 @@ from cxrdemo.devices import (
     hold_in,
     precision_for,
     training_precision,
+    usable_device,
 )
+from cxrdemo.errors import SettingError
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,25 @@ def test_weights_of_convolutions_and_linear_layers_are_kept_in_bf16() -> None:
     assert found["1.weight"] == torch.float32
     with computing_in("bf16", "cpu"):
         assert layers(torch.rand(1, 3, 3, 3)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "given"),
+    [("auto", 0, "cpu"), ("auto", 1, "cuda"), ("cpu", 1, "cpu"), ("cuda:1", 2, "cuda:1")],
+)
+def test_a_device_that_is_there_is_given(
+    asked: str, gpus: int, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert usable_device(asked) == given
+
+
+@pytest.mark.parametrize(("asked", "gpus"), [("cuda", 0), ("cuda:2", 2), ("mps", 1), ("gpu", 1)])
+def test_a_device_that_is_not_there_is_refused_with_a_remedy(
+    asked: str, gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    with pytest.raises(SettingError, match=r"auto|numbered"):
+        usable_device(asked)

@@ -176,12 +176,13 @@ def _here(
 ) -> Sequence[Outcome]:
     """Does the files on this machine, as many side by side as its cores allow."""
     # Imported here, so that a run in which all is there already needs no PyTorch.
+    from cxrdemo.devices import usable_device
     from cxrdemo.pipeline import Pipeline
 
     pipeline = Pipeline.from_checkpoints(
         folder,
         medsam=args.medsam,
-        device=args.device,
+        device=usable_device(args.device),
         precision=args.precision,
         engine=args.engine,
     )

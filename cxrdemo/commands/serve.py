@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         serve(
             checkpoints=checkpoint_folder(args.checkpoints),
             medsam=args.medsam,
-            device=args.device,
+            device=_device(args.device),
             precision=args.precision,
             engine=args.engine,
             host=args.host,
@@ -32,6 +32,14 @@ def run(args: argparse.Namespace) -> int:
             f"The page cannot be served there: {error} Choose another --port or --host."
         ) from error
     return 0
+
+
+def _device(asked: str) -> str:
+    if asked == "cpu":
+        return asked  # known without PyTorch, which takes longer to load than the page
+    from cxrdemo.devices import usable_device
+
+    return usable_device(asked)
 
 
 def _port_of_environment() -> int | None:
