@@ -1,13 +1,15 @@
 # make demo   the viewer on http://127.0.0.1:7860, in its own environment
 # make test   all tests
 # make bench  speed against references: a table, and benchmarks/results/*.json
+# make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md
+# make kill   kills training N times at random and compares what it ends with
 # make check  lint, types and tests, as before a commit
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check lint types clean
+.PHONY: demo test bench kill space check lint types clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
@@ -18,6 +20,14 @@ test: $(VENV)/development
 # Such as: make bench ROWS="--only analysis --repeats 3"
 bench: $(VENV)/benchmarks
 	$(BIN)/python -m benchmarks $(ROWS)
+
+space: $(VENV)/runtime
+	$(BIN)/python -m cxrdemo space --to $(TO)
+
+# Such as: make kill N=50
+N ?= 50
+kill: $(VENV)/development
+	$(BIN)/python tests/kill.py --times $(N)
 
 check: lint types test
 

@@ -23,9 +23,12 @@ from cxrdemo.files import read_radiograph
 from cxrdemo.gate import check
 from cxrdemo.labels import FINDINGS
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.results import ALL_MASKINGS, Analysis
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import ALL_MASKINGS, Analysis, LungMask
 from cxrdemo.settings import REPOSITORY
-from cxrdemo.ui import batch
+from cxrdemo.ui.batch import Batch
+from cxrdemo.ui.line import Line
+from cxrdemo.ui.models import Models
 from cxrdemo.ui.payload import PROBED_MARGINS, findings_part, image_part, lungs_part
 
 T = TypeVar("T")
@@ -94,7 +97,7 @@ def probes(setting: Setting) -> list[Row]:
 
     parts: dict[str, Callable[[], object]] = {"plain": plainly}
     for name, pipeline in setting.pipelines.items():
-        parts[name] = partial(pipeline.probe, radiograph, lungs[name], PROBED_MARGINS)
+        parts[name] = partial(_probe, pipeline, radiograph, lungs[name])
     times = interleaved(parts, repeats=min(5, setting.repeats))
     return [
         Row(
@@ -104,6 +107,12 @@ def probes(setting: Setting) -> list[Row]:
         )
         for name in setting.pipelines
     ]  # fmt: skip
+
+
+def _probe(pipeline: Pipeline, radiograph: Radiograph, lungs: LungMask) -> None:
+    """All questions, one after the other."""
+    for _ in pipeline.probe(radiograph, lungs, PROBED_MARGINS):
+        pass
 
 
 def files(setting: Setting, count: int = 24) -> list[Row]:
@@ -116,8 +125,11 @@ def files(setting: Setting, count: int = 24) -> list[Row]:
                 pipeline.analyse(read_radiograph(path))
 
         def together(paths: list[Path], pipeline: Pipeline = pipeline) -> None:
-            for _ in batch.read_files(pipeline, paths, ALL_MASKINGS[0]):
+            files = Batch(Models.of(pipeline), Line(), "benchmark")
+            files.add([str(path) for path in paths])
+            for _ in files.read():
                 pass
+            files.clear()
 
         with tempfile.TemporaryDirectory() as folder:
             parts = {

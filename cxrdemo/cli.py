@@ -78,6 +78,18 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
     serve.add_argument("--host", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=_port, help="default: GRADIO_SERVER_PORT, or 7860")
+    space = commands.add_parser("space", help="assemble what a Hugging Face Space is pushed")
+    _add_checkpoints(space)
+    space.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to assemble")
+    space.add_argument(
+        "--index",
+        metavar="URL",
+        help="package index with PyTorch's CPU wheels, a tenth of the size (default: none)",
+    )
+    licences = commands.add_parser("licences", help="list the licences of what the app needs")
+    licences.add_argument(
+        "--sbom", action="store_true", help="a bill of materials instead, CycloneDX in JSON"
+    )
     return parser
 
 

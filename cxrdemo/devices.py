@@ -22,6 +22,33 @@ _CPU_FLAGS: Final = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 _FIRST_CUDA_MAJOR: Final = 8
 """Ampere. Older cards emulate bf16."""
 
+_FIRST_FP16_MAJOR: Final = 7
+"""Volta and Turing, such as V100 and T4: the first with matrix units, for fp16 alone."""
+
+
+def resolve(asked: str) -> torch.device:
+    """The device that somebody asked for by name; "auto" is a GPU where there is one.
+
+    Raises:
+        SettingError: If there is no such device, here or anywhere.
+    """
+    has_gpu = torch.cuda.is_available()
+    if asked == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    known = [torch.device("cpu")]
+    if has_gpu:
+        known += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        known.append(torch.device("cuda"))
+    if torch.backends.mps.is_available():
+        known.append(torch.device("mps"))
+    by_name = {str(device): device for device in known}
+    if asked not in by_name:
+        raise SettingError(
+            f"There is no device {asked!r} here. There is {', '.join(by_name)}; auto takes the "
+            "fastest."
+        )
+    return by_name[asked]
+
 
 def usable_device(asked: str) -> str:
     """A device that is there, by its name in PyTorch.
@@ -98,6 +125,16 @@ def hold_in(precision: Precision, layers: Iterable[nn.Module]) -> None:
                 layer.to(torch.bfloat16)
 
 
-def training_precision(device: torch.device | str) -> Literal["bf16-mixed", "32-true"]:
-    """The same choice in the words of Lightning's `Trainer(precision=...)`."""
-    return "bf16-mixed" if has_bf16(device) else "32-true"
+def training_precision(
+    device: torch.device | str,
+) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+    """The same choice in the words of Lightning's `Trainer(precision=...)`.
+
+    A GPU that has matrix units for fp16 alone trains in fp16, with scaled gradients.
+    """
+    device = torch.device(device)
+    if has_bf16(device):
+        return "bf16-mixed"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _FIRST_FP16_MAJOR:
+        return "16-mixed"
+    return "32-true"

@@ -43,3 +43,7 @@ class SettingError(CxrDemoError):
 
 class ExportError(CxrDemoError):
     """A result cannot be written in the form asked for."""
+
+
+class BusyError(CxrDemoError):
+    """More is asked for at once than the server has room for, or it is about to end."""

@@ -266,3 +266,22 @@ def _distance_to(region: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.full(region.shape, np.inf, np.float32)
     distance = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return cast(NDArray[np.float32], distance)
+
+
+def margin_remarks(margin: float, *, trained: tuple[float, float] | None) -> tuple[str, ...]:
+    """What a reading at a loose margin must be warned of.
+
+    Args:
+        margin: As a fraction of the lungs' height.
+        trained: The least and the greatest margin seen in training; None if that is not known.
+
+    Returns:
+        One remark in words for the user, or none.
+    """
+    if trained is None or trained[0] <= margin <= trained[1]:
+        return ()
+    low, high = trained
+    return (
+        f"The loose margin of {margin:.0%} lies outside the {low:.0%} to {high:.0%} seen in "
+        "training.",
+    )

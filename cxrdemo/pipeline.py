@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -31,7 +31,13 @@ from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engin
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.gate import check
 from cxrdemo.inputs import MEDSAM_INPUT
-from cxrdemo.masking import DEFAULT_MARGIN, Surroundings, is_sparse, kept_region
+from cxrdemo.masking import (
+    DEFAULT_MARGIN,
+    Surroundings,
+    is_sparse,
+    kept_region,
+    margin_remarks,
+)
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import (
@@ -40,7 +46,6 @@ from cxrdemo.results import (
     Analysis,
     CanvasRegion,
     CheckpointUse,
-    Findings,
     LungMask,
     MaskingMode,
     Probes,
@@ -50,12 +55,11 @@ from cxrdemo.results import (
 )
 from cxrdemo.saliency import explain
 from cxrdemo.segmenter import EMBEDDING_CHANNELS, Embedding, LungSegmenter, Prompts, SamNetwork
-from cxrdemo.worker import in_worker
+from cxrdemo.worker import in_worker, side_by_side
 
 Builder = TypeVar("Builder")
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Analyse = Callable[[Radiograph], Analysis]
 LungsAt = Callable[[Placement, tuple[int, int]], CanvasRegion | None]
 
 MAX_AT_ONCE: Final = 4
@@ -182,11 +186,6 @@ class Pipeline:
         """Whether there is a segmenter, and a classifier for every masking."""
         return self._segmenter is not None and len(self._classifiers) == len(ALL_MASKINGS)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the weights are there; they always are, see `ui.loading`."""
-        return True
-
     def find(self, radiograph: Radiograph) -> Found:
         """The lungs, and what is needed to correct them without another look at the image.
 
@@ -230,7 +229,9 @@ class Pipeline:
             ask = partial(self._segmenter.segment, found.embedding, prompts)
         return Found(in_worker(ask), found.embedding)
 
-    def probe(self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]) -> Probes:
+    def probe(
+        self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]
+    ) -> Iterator[Probes]:
         """Asks what the answers hang on: the margin, and what lies outside the lungs.
 
         Args:
@@ -238,11 +239,24 @@ class Pipeline:
             lungs: Its lungs, not empty.
             margins: Loose margins to read at, as fractions of the lungs' height.
 
-        Returns:
-            A reading per margin, if there is a classifier for LOOSE; and one of the image with the
-            lungs blacked out, if there is one for NONE.
+        Yields:
+            What is known after each question, for others may be served in between: first a reading
+            of the image with the lungs blacked out, if there is a classifier for NONE, then one
+            reading more per margin, if there is one for LOOSE.
         """
-        return in_worker(partial(self._probe, radiograph, lungs, margins))
+        loose = self._classifiers.get(MaskingMode.LOOSE)
+        whole = self._classifiers.get(MaskingMode.NONE)
+        known = Probes((), None)
+        if whole:
+            ask = partial(whole.classify, radiograph.pixels, ~lungs.inside)
+            known = replace(known, outside=in_worker(ask)[0])
+            yield known
+        if loose:
+            surroundings = Surroundings(lungs.inside)
+            for margin in margins:
+                ask = partial(loose.classify, radiograph.pixels, surroundings.within(margin))
+                known = replace(known, curve=(*known.curve, (margin, in_worker(ask)[0])))
+                yield known
 
     def analyse(
         self,
@@ -272,37 +286,29 @@ class Pipeline:
         """
         return in_worker(partial(self._analyse, radiograph, lungs, maskings, margin, method))
 
-    def side_by_side(
-        self, work: Callable[[Analyse, Item], Made], items: Sequence[Item]
-    ) -> list[Made]:
+    def side_by_side(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
         """Does some work on several items, `at_once` of them at a time, each on its share of cores.
 
         A network on one image leaves cores idle between its layers; two images at a time do not.
         Until all are done nobody else gets an answer, so the items should be few.
 
         Args:
-            work: What to do with an item, in a thread of its own. It is given what analyses a
-                radiograph as `analyse` does; the other methods must not be called.
+            work: What to do with an item, in a thread of its own; it may ask everything of this
+                pipeline.
             items: Such as files.
 
         Returns:
             What the work returned, in the order of the items.
         """
-        analyse = partial(
-            self._analyse, lungs=None, maskings=ALL_MASKINGS, margin=None, method=GRAD_CAM
-        )
         at_once = min(self.at_once, len(items))
         if at_once < 2:
-            return in_worker(lambda: [work(analyse, item) for item in items])
+            return in_worker(lambda: [work(item) for item in items])
 
         def share_cores() -> list[Made]:
             threads = torch.get_num_threads()
-            share = max(1, threads // at_once)
+            take_share = partial(torch.set_num_threads, max(1, threads // at_once))
             try:
-                with ThreadPoolExecutor(
-                    at_once, initializer=torch.set_num_threads, initargs=(share,)
-                ) as pool:
-                    return list(pool.map(partial(work, analyse), items))
+                return side_by_side(work, items, at_once=at_once, prepare=take_share)
             finally:
                 torch.set_num_threads(threads)
 
@@ -370,19 +376,22 @@ class Pipeline:
         """
         return self.find(radiograph).lungs
 
-    def _probe(self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]) -> Probes:
-        loose = self._classifiers.get(MaskingMode.LOOSE)
-        whole = self._classifiers.get(MaskingMode.NONE)
-        curve: list[tuple[float, Findings]] = []
-        outside = None
-        if loose:
-            surroundings = Surroundings(lungs.inside)
-            for margin in margins:
-                kept = surroundings.within(margin)
-                curve.append((margin, loose.classify(radiograph.pixels, kept)[0]))
-        if whole:
-            outside = whole.classify(radiograph.pixels, ~lungs.inside)[0]
-        return Probes(tuple(curve), outside)
+    def find_lungs_of_all(self, radiographs: Sequence[Radiograph]) -> list[LungMask]:
+        """The lung masks of several radiographs, which the image encoder takes together.
+
+        Raises:
+            CheckpointError: If there is no segmenter.
+        """
+        if self._segmenter is None:
+            raise CheckpointError("No lung segmenter is installed: there is no lung mask.")
+        return in_worker(partial(self._find_all, self._segmenter, radiographs))
+
+    def _find_all(
+        self, segmenter: LungSegmenter, radiographs: Sequence[Radiograph]
+    ) -> list[LungMask]:
+        if self._coarse is None:
+            return [segmenter.find_lungs(found) for found in segmenter.embed_all(radiographs)]
+        return [self._find(segmenter, radiograph).lungs for radiograph in radiographs]
 
     def _find(self, segmenter: LungSegmenter, radiograph: Radiograph) -> Found:
         """The automatic mask, coarse to fine where the segmenter needs boxes."""
@@ -407,12 +416,7 @@ class Pipeline:
         width = 0.0
         if mode is MaskingMode.LOOSE:
             width = margin if margin is not None else (spec.margin or DEFAULT_MARGIN)
-            if spec.margin_range and not spec.margin_range[0] <= width <= spec.margin_range[1]:
-                low, high = spec.margin_range
-                warnings.append(
-                    f"The loose margin of {width:.0%} lies outside the {low:.0%} to {high:.0%} "
-                    "seen in training."
-                )
+            warnings.extend(margin_remarks(width, trained=spec.margin_range))
         if lungs is None:
             kept = np.ones(radiograph.hw, bool)
         else:

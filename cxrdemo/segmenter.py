@@ -7,7 +7,7 @@ TinyViT-5M (Wu et al., ECCV 2022) with a neck to the same 256 x 64 x 64 embeddin
 An image embedding is a value: computed once, used for any number of prompts, never stored here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -342,11 +342,17 @@ class LungSegmenter:
     @torch.inference_mode()
     def embed(self, radiograph: Radiograph) -> Embedding:
         """Runs the image encoder, the costly part, once."""
-        canvas, placement = place(radiograph.pixels, self.spec.inputs)
-        image = torch.from_numpy(normalise(canvas, self.spec.inputs))[None].to(self._device)
+        return self.embed_all([radiograph])[0]
+
+    @torch.inference_mode()
+    def embed_all(self, radiographs: Sequence[Radiograph]) -> list[Embedding]:
+        """Runs the image encoder once for several radiographs, which fills a GPU better."""
+        inputs = self.spec.inputs
+        placed = [place(radiograph.pixels, inputs) for radiograph in radiographs]
+        canvases = np.stack([normalise(canvas, inputs) for canvas, _ in placed])
         with computing_in(self.precision, self._device):
-            features = self._encode(image)
-        return Embedding(features, placement)
+            features = self._encode(torch.from_numpy(canvases).to(self._device))
+        return [Embedding(features[i : i + 1], p) for i, (_, p) in enumerate(placed)]
 
     @torch.inference_mode()
     def find_lungs(

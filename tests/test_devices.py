@@ -11,6 +11,7 @@ from cxrdemo.devices import (
     has_bf16,
     hold_in,
     precision_for,
+    resolve,
     training_precision,
     usable_device,
 )
@@ -37,12 +38,35 @@ def test_a_processor_computes_in_bf16_only_where_it_has_it(
     assert training_precision("cpu") == ("bf16-mixed" if expected else "32-true")
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
-def test_a_gpu_computes_in_bf16_from_ampere_on(
-    capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("capability", "expected", "training"),
+    [
+        ((6, 1), False, "32-true"),
+        ((7, 0), False, "16-mixed"),
+        ((7, 5), False, "16-mixed"),
+        ((8, 0), True, "bf16-mixed"),
+    ],
+)
+def test_a_gpu_computes_in_bf16_from_ampere_on_and_trains_in_fp16_before(
+    capability: tuple[int, int], expected: bool, training: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert has_bf16(torch.device("cuda", 0)) is expected
+    assert training_precision("cuda:0") == training
+
+
+def test_a_device_is_taken_by_name_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve("auto") == resolve("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:0", "banana", "", "meta"):
+        with pytest.raises(SettingError, match=f"no device '{name}' here. There is cpu"):
+            resolve(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve("auto") == torch.device("cuda")
+    assert resolve("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(SettingError, match="There is cpu, cuda:0, cuda:1, cuda"):
+        resolve("cuda:2")
 
 
 def test_any_other_device_computes_in_fp32() -> None:

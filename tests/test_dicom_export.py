@@ -1,3 +1,4 @@
+import contextlib
 import io
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pydicom
 import pytest
 from dicoms import PLANTED, dataset, plant, ramp, to_bytes
 from fakes import BlindSegmenter, fake_pipeline, noise_radiograph
+from pydicom.config import disable_value_validation
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from cxrdemo.dicom_export import capture, segmentation
@@ -21,7 +23,12 @@ HW = (160, 144)
 
 
 def file(**options: object) -> bytes:
+    name = options.pop("PatientName", None)
     ds = plant(dataset(ramp(0, 4095, hw=HW), **options))
+    if name:
+        with disable_value_validation():
+            del ds.PatientName
+            ds.PatientName = name
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
     ds.StudyID, ds.StudyTime = "1", "101010"
     ds.ReferringPhysicianName = ""
@@ -89,6 +96,18 @@ def test_a_header_without_a_study_is_the_inputs_failure() -> None:
     data = to_bytes(ds)
     with pytest.raises(ExportError, match="header lacks"):
         segmentation(data, analysed(data))
+
+
+@pytest.mark.parametrize("name", ["planted-paula", "A" * 80, "Planted^Paula^x^y^z^v"])
+def test_no_header_value_reaches_a_warning_or_an_error(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = file(PatientName=name)
+    analysis = analysed(data)
+    for make in (segmentation, capture):
+        with contextlib.suppress(ExportError):  # whose words name the kind of error alone
+            make(data, analysis)  # a warning would be an error here
+    assert name not in capsys.readouterr().err
 
 
 def test_without_highdicom_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

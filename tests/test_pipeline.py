@@ -30,7 +30,7 @@ from cxrdemo.export import analysis_to_json
 from cxrdemo.gate import check
 from cxrdemo.inputs import KEPT_MEAN
 from cxrdemo.phantom import Phantom
-from cxrdemo.pipeline import Analyse, Pipeline
+from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import METHODS, Analysis, MaskingMode, Side
 from cxrdemo.segmenter import LungSegmenter, SamNetwork
@@ -157,9 +157,10 @@ def test_side_by_side_gives_what_one_after_the_other_gives() -> None:
     before = torch.get_num_threads()
     shares = []
 
-    def work(analyse: Analyse, image: Radiograph) -> Analysis:
+    def work(image: Radiograph) -> Analysis:
         shares.append(torch.get_num_threads())
-        return analyse(image)
+        pipeline.find(image)  # anything may be asked of the pipeline
+        return pipeline.analyse(image)
 
     together = pipeline.side_by_side(work, images)
     assert torch.get_num_threads() == before
@@ -171,7 +172,7 @@ def test_side_by_side_gives_what_one_after_the_other_gives() -> None:
                 found.readings[mode].findings.logits, reading.findings.logits, atol=1e-5
             )
     with pytest.raises(ZeroDivisionError):
-        pipeline.side_by_side(lambda *_: 1 // 0, images)
+        pipeline.side_by_side(lambda _: 1 // 0, images)
     assert torch.get_num_threads() == before
     pipeline.analyse(images[0])  # the worker goes on
 
@@ -250,7 +251,7 @@ def test_every_analysis_carries_its_doubts(phantom: Phantom) -> None:
     pipeline, noise = fake_pipeline(), noise_radiograph()
     doubts = pipeline.analyse(noise).doubts
     assert doubts == check(noise, pipeline.find_lungs(noise)) != ()
-    assert pipeline.side_by_side(lambda analyse, one: analyse(one).doubts, [noise]) == [doubts]
+    assert pipeline.side_by_side(lambda one: pipeline.analyse(one).doubts, [noise]) == [doubts]
     found = fake_pipeline(BlindSegmenter()).analyse(phantom.radiograph)
     assert [doubt.kind for doubt in found.doubts] == ["not-a-chest-x-ray"], "no lung was found"
     unseen = Pipeline(None, {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)})
@@ -355,7 +356,9 @@ def test_probes_read_each_margin_and_what_lies_outside_the_lungs() -> None:
     radiograph = noise_radiograph()
     analysis = pipeline.analyse(radiograph, margin=0.08)
     assert analysis.lungs is not None
-    probes = pipeline.probe(radiograph, analysis.lungs, (0.02, 0.08))
+    *steps, probes = pipeline.probe(radiograph, analysis.lungs, (0.02, 0.08))
+    # Others may be served after each question.
+    assert [len(step.curve) for step in steps] == [0, 1]
     assert [margin for margin, _ in probes.curve] == [0.02, 0.08]
     np.testing.assert_array_equal(
         probes.curve[1][1].logits, analysis.readings[MaskingMode.LOOSE].findings.logits
@@ -363,7 +366,7 @@ def test_probes_read_each_margin_and_what_lies_outside_the_lungs() -> None:
     # Whatever lies inside the lungs cannot change the outside probe.
     assert probes.outside is not None
     pixels = np.where(analysis.lungs.inside, 0.5, radiograph.pixels)
-    painted = pipeline.probe(with_pixels(radiograph, pixels), analysis.lungs, ())
+    (painted,) = pipeline.probe(with_pixels(radiograph, pixels), analysis.lungs, ())
     assert painted.outside is not None
     np.testing.assert_array_equal(painted.outside.logits, probes.outside.logits)
     assert painted.curve == ()

@@ -281,6 +281,9 @@ def test_the_hardware_chooses_the_precision_and_it_is_said(
     assert capsys.readouterr().out == "precision 32-true: cpu has no bf16 in hardware\n"
     assert engine.precision_of("bf16", "cpu") == "bf16-mixed"
     assert engine.precision_of("fp32", "cuda") == "32-true"
+    assert engine.precision_of("fp16", "cuda:0") == "16-mixed"
+    with pytest.raises(DataError, match="--precision fp16 is for GPUs"):
+        engine.precision_of("fp16", "cpu")
 
 
 def parsed(command: str, flags: list[str]) -> argparse.Namespace:
@@ -547,3 +550,23 @@ def test_a_broken_file_of_a_run_is_named(
     (tmp_path / name).write_text('{"a"')
     assert main(classify_flags(data, tmp_path)) == 3
     assert f"{tmp_path / name} is broken" in capsys.readouterr().err
+
+
+def test_figures_go_where_they_are_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainer(name: str, *loggers: str) -> Any:
+        flags = [*classify_flags(data, tmp_path / name)[1:], "--logger", *loggers]
+        settings = settings_from(classify.ClassifySettings, parsed("classify", flags))
+        return engine.build_trainer(settings, "val_auroc")[0]
+
+    assert [type(x).__name__ for x in trainer("a", "csv").loggers] == ["CSVLogger"]
+    names = [type(x).__name__ for x in trainer("b", "csv", "tensorboard").loggers]
+    assert names == ["CSVLogger", "TensorBoardLogger"]
+
+    def not_there(_: Path) -> None:
+        raise ModuleNotFoundError("No module named 'wandb'")
+
+    monkeypatch.setitem(engine.LOGGERS, "wandb", not_there)
+    with pytest.raises(DataError, match=r"--logger wandb needs a package .* pip install wandb"):
+        trainer("c", "wandb")

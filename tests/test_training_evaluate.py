@@ -30,7 +30,14 @@ from training.measures.figures import (
     paired_differences,
     ranking_figures,
 )
-from training.measures.scoring import Outputs, Scores, measure_lungs, outside, run_classifier
+from training.measures.scoring import (
+    HEAT,
+    Outputs,
+    Scores,
+    measure_lungs,
+    outside,
+    run_classifier,
+)
 from training.measures.statistics import bootstrap, calibration_error, hd95
 from training.reports.page import cell
 from training.sets.index import FindingCase, LungCase, read_finding_index
@@ -52,7 +59,7 @@ def outputs(*, n: int = 80, seed: int = 0) -> Outputs:
     return Outputs(
         scores=scores,
         known=np.ones((n, len(FINDING_KEYS) + 1), bool),
-        cam_in_lung=rng.random(labels.shape),
+        heat={name: rng.random(labels.shape) for name in HEAT},
         lung_area=np.full(n, 0.25),
         seconds=np.full(n, 0.1),
     )
@@ -70,7 +77,11 @@ def four(logits: list[float], positive: list[bool]) -> Outputs:
         rsna_normal=np.zeros(4, bool),
     )
     return Outputs(
-        scores, np.ones((4, count + 1), bool), np.full((4, count), 0.5), np.ones(4), np.ones(4)
+        scores,
+        np.ones((4, count + 1), bool),
+        {name: np.full((4, count), 0.5) for name in HEAT},
+        np.ones(4),
+        np.ones(4),
     )
 
 
@@ -86,7 +97,7 @@ def test_figures_are_scikit_learns() -> None:
             "ap": average_precision_score(truth, raw[:, k]),
             "brier_raw": brier_score_loss(truth, raw[:, k]),
             "brier": brier_score_loss(truth, calibrated[:, k]),
-            "cam_in_lung": data.cam_in_lung[:, k].mean(),
+            **{name: heat[:, k].mean() for name, heat in data.heat.items()},
         }
         for measure, value in expected.items():
             estimate = figures[f"{measure}_{key}"]
@@ -101,7 +112,7 @@ def test_figures_are_scikit_learns() -> None:
     assert figures["auroc_product_No_Finding"].value == pytest.approx(
         roc_auc_score(normal, product)
     )
-    for measure in (*ALONE, "cam_in_lung"):
+    for measure in (*ALONE, *HEAT):
         each = [figures[f"{measure}_{key}"].value for key in FINDING_KEYS]
         assert figures[f"{measure}_macro"].value == pytest.approx(np.mean(each))
     assert figures["images_per_second"].value == pytest.approx(10.0)
@@ -271,11 +282,13 @@ def test_the_probe_sees_nothing_of_the_lungs(phantom_sets: Path, tmp_path: Path)
 def test_heat_and_lungs_are_shares(phantom_sets: Path) -> None:
     cases = read_finding_index(phantom_sets / "nih")[:3]
     found = run_classifier(tiny_classifier(MaskingMode.TIGHT), cases, phantom_sets / "masks")
-    assert np.nanmin(found.cam_in_lung) >= 0.0
-    assert np.nanmax(found.cam_in_lung) <= 1.0
+    for heat in found.heat.values():
+        assert np.nanmin(heat) >= 0.0
+        assert np.nanmax(heat) <= 1.0
     assert 0.1 < found.lung_area.mean() < 0.6
     without = run_classifier(tiny_classifier(MaskingMode.NONE), cases, None)
-    assert np.isnan(without.cam_in_lung).all()
+    assert np.isnan(without.heat["cam_in_lung"]).all()
+    assert np.nanmin(without.heat["heat_in_kept"]) == 1.0
     assert (found.seconds > 0).all()
 
 
@@ -296,7 +309,7 @@ def test_findings_become_metrics_and_a_report(
     phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
     classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
-    monkeypatch.setattr(evaluate, "load_classifiers", lambda _: classifiers)
+    monkeypatch.setattr(evaluate, "load_classifiers", lambda *_, **__: classifiers)
     cases = read_finding_index(phantom_sets / "nih")
     overread = [replace(c, rsna_normal=i % 12 == 5) for i, c in enumerate(cases)]
     monkeypatch.setattr(evaluate, "read_finding_index", lambda _: overread)
@@ -373,7 +386,7 @@ def test_doubtful_masks_are_counted_and_shown(
 def test_lungs_become_metrics_and_a_report(
     phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_: fake_pipeline())
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: fake_pipeline())
     arguments = ["--data", str(phantom_sets / "lungs"), "--out", str(tmp_path), "--resamples", "5"]
     assert main(["evaluate", *arguments]) == 0
     metrics = check_written(tmp_path)

@@ -12,7 +12,9 @@ from training.commands.data import compare, import_cases, open_all, read_manifes
 from training.errors import DataError
 from training.sets.index import FindingCase, read_finding_index, read_lung_index
 from training.sets.layouts import (
+    CHEXPERT_LABELS,
     LAYOUTS,
+    VINDR_LABELS,
     Listing,
     LungSource,
     draw_split,
@@ -444,3 +446,116 @@ def test_a_mask_file_is_black_and_white(montgomery: Path, tmp_path: Path) -> Non
     grey = cv2.imread(str(tmp_path / "lungs" / "masks" / "MCUCXR_0001_0.png"), cv2.IMREAD_UNCHANGED)
     assert grey.shape == HW
     assert set(np.unique(grey)) == {0, 255}
+
+
+def chexpert_row(path: str, **labels: str) -> dict[str, str]:
+    row = {"Path": f"CheXpert-v1.0-small/{path}", "Sex": "Female", "Age": "68", "AP/PA": "AP"}
+    row |= {"Frontal/Lateral": "Lateral" if "lateral" in path else "Frontal"}
+    row |= dict.fromkeys((*CHEXPERT_LABELS, "Lung Opacity", "Fracture"), "")
+    return row | {key.replace("_", " "): value for key, value in labels.items()}
+
+
+@pytest.fixture
+def chexpert(tmp_path: Path) -> Path:
+    folder = tmp_path / "CheXpert-v1.0-small"
+    rows = [
+        chexpert_row("train/patient00001/study1/view1_frontal.jpg", Edema="1.0", Pneumonia="-1.0"),
+        chexpert_row("train/patient00001/study1/view2_lateral.jpg", Edema="1.0"),
+        chexpert_row("train/patient00002/study1/view1_frontal.jpg", Lung_Lesion="0.0"),
+        chexpert_row("train/patient00003/study1/view1_frontal.jpg", No_Finding="1.0"),
+        chexpert_row("train/patient00003/study2/view1_frontal.jpg", Lung_Lesion="1.0"),
+    ]
+    official = [chexpert_row("valid/patient64541/study1/view1_frontal.jpg", Pleural_Effusion="1.0")]
+    for row in (*rows, *official):
+        picture(folder / row["Path"].split("/", 1)[1])
+    write_csv(folder / "train.csv", rows)
+    write_csv(folder / "valid.csv", official)
+    return folder
+
+
+def test_chexpert_tells_unknown_from_absent_and_keeps_patients_together(chexpert: Path) -> None:
+    listing = read_layout("chexpert", chexpert)
+    cases = finding_cases(listing)
+    assert [case.name.split("/")[:2] for case in cases] == [
+        ["train", "patient00001"],
+        ["train", "patient00002"],
+        ["train", "patient00003"],
+        ["train", "patient00003"],
+        ["valid", "patient64541"],
+    ]
+    assert listing.notes[0] == "1 lateral images are left out"
+    first, second, third, fourth, official = cases
+    assert (first.labels["Edema"], first.labels["Pneumonia"], first.labels["Mass"]) == (
+        1,
+        None,
+        None,
+    )
+    assert (second.labels["Nodule"], second.labels["Mass"], second.labels["Edema"]) == (0, 0, None)
+    assert third.no_finding == 1
+    assert fourth.labels["Mass"] is None, "a lesion is a nodule or a mass"
+    assert third.split == fourth.split in ("train", "val")
+    assert (official.split, official.labels["Effusion"]) == ("test", 1)
+
+
+def test_chexpert_is_imported_with_its_folders(chexpert: Path, tmp_path: Path) -> None:
+    """Images of many patients share a file name."""
+    out = tmp_path / "out"
+    command = ["data", "import", "--layout", "chexpert", "--data", str(chexpert), "--out", str(out)]
+    assert main(command) == 0
+    cases = read_finding_index(out)
+    assert len({case.image for case in cases}) == 5
+    assert cases[0].image == out / "images" / "train/patient00001/study1/view1_frontal.jpg"
+    assert cases[2].labels["Mass"] == 0, "No Finding says of each that it is absent"
+    (chexpert / "train/patient00002/study1/view1_frontal.jpg").unlink()
+    with pytest.raises(DataError, match="lacks 1 files that it names: train/patient00002"):
+        read_layout("chexpert", chexpert)
+
+
+def vindr_row(name: str, **labels: str) -> dict[str, str]:
+    columns = [words.capitalize() for words in VINDR_LABELS] + ["Aortic enlargement"]
+    row = {"image_id": name, "rad_id": "R1", **dict.fromkeys(columns, "0")}
+    return row | {key.replace("__", "/").replace("_", " "): v for key, v in labels.items()}
+
+
+def test_vindr_takes_the_majority_of_its_readers(tmp_path: Path) -> None:
+    votes = [("1", "1", "0"), ("1", "0", "0")]
+    rows = [
+        vindr_row("aa", Pneumonia=one, Pulmonary_fibrosis=other, **{"Nodule/mass": "0"})
+        for one, other in zip(*votes, strict=True)
+    ]
+    rows += [vindr_row("bb", **{"Nodule/mass": "1"})] * 3
+    (tmp_path / "annotations").mkdir()
+    write_csv(tmp_path / "annotations" / "image_labels_train.csv", rows)
+    write_csv(tmp_path / "annotations" / "image_labels_test.csv", [vindr_row("cc", No_finding="1")])
+    for place in ("train/aa.png", "train/bb.PNG", "test/cc.png", "train/._aa.png"):
+        picture(tmp_path / place)
+    first, second, third = finding_cases(read_layout("vindr", tmp_path))
+    assert (first.labels["Pneumonia"], first.labels["Fibrosis"]) == (1, 0)
+    assert (first.labels["Nodule"], second.labels["Nodule"]) == (0, None)
+    assert first.labels["Hernia"] is None, "a label the set does not have"
+    assert (second.name, third.split, third.no_finding) == ("train/bb.PNG", "test", 1)
+    (tmp_path / "test" / "cc.png").unlink()
+    with pytest.raises(DataError, match=r"test/cc\.dicom"):
+        read_layout("vindr", tmp_path)
+
+
+def test_what_systems_leave_beside_images_is_passed_over(montgomery: Path) -> None:
+    images = montgomery / "MontgomerySet" / "CXR_png"
+    (images / "._MCUCXR_0001_0.png").write_bytes(b"\0\5\x16\7")
+    (images / "Thumbs.db").write_bytes(b"")
+    (images / "deeper").mkdir()
+    (images / "MCUCXR_0001_0.png").rename(images / "deeper" / "MCUCXR_0001_0.PNG")
+    cases = lung_cases(read_layout("montgomery", montgomery))
+    names = sorted(case.image.name for case in cases)
+    assert names == ["MCUCXR_0001_0.PNG", "MCUCXR_0002_1.png"]
+    picture(images / "MCUCXR_0001_0.png")
+    with pytest.raises(DataError, match="have the same name"):
+        read_layout("montgomery", montgomery)
+
+
+def test_an_image_that_the_table_lists_twice_is_refused(nih: Path) -> None:
+    table = nih / "Data_Entry_2017.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([*lines, lines[1]]))
+    with pytest.raises(DataError, match=r"the table lists .* twice"):
+        read_layout("nih", nih)

@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from fakes import LUNGS_SPEC, EllipseSegmenter, fake_pipeline
+import torch
+from fakes import LUNGS_SPEC, EllipseSegmenter, fake_pipeline, noise_radiograph, tiny_segmenter
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from cxrdemo.lungs import assess
@@ -42,7 +43,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer = csv.DictWriter(stream, columns, restval="")
         writer.writeheader()
         writer.writerows({"image": name} for name in NAMES)
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda _: fake_pipeline())
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: fake_pipeline())
     return folder
 
 
@@ -91,7 +92,7 @@ def test_masks_of_two_segmenters_are_not_mixed(
 ) -> None:
     assert main(flags(data, tmp_path / "out")) == 0
     other = EllipseSegmenter(replace(LUNGS_SPEC, sha256="f" * 64))
-    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda _: fake_pipeline(other))
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: fake_pipeline(other))
     assert main(flags(data, tmp_path / "out")) == 3
     assert "holds masks by ['lungs-tiny-64.v0 000000000000']" in capsys.readouterr().err
 
@@ -183,3 +184,32 @@ def test_a_broken_mask_is_named(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9), 255, np.uint8))
     with pytest.raises(DataError, match="is no mask that `masks` wrote"):
         read_sides(tmp_path, "a.png")
+
+
+def test_batches_give_what_one_at_a_time_gives(data: Path, tmp_path: Path) -> None:
+    assert main(flags(data, tmp_path / "one")) == 0
+    assert main(flags(data, tmp_path / "two", "--batch", "2", "--device", "cpu")) == 0
+    assert read_quality(tmp_path / "one") == read_quality(tmp_path / "two")
+    for name in NAMES:
+        np.testing.assert_array_equal(
+            read_sides(tmp_path / "one", name), read_sides(tmp_path / "two", name)
+        )
+
+
+def test_the_encoder_takes_several_images_at_once() -> None:
+    segmenter = tiny_segmenter()
+    images = [noise_radiograph(hw=hw, seed=seed) for seed, hw in enumerate([(80, 72), (64, 96)])]
+    together = segmenter.embed_all(images)
+    for image, found in zip(images, together, strict=True):
+        alone = segmenter.embed(image)
+        assert found.placement == alone.placement
+        torch.testing.assert_close(found.features, alone.features)
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(data, tmp_path / "out", "--device", "banana")) == 3
+    assert "There is no device 'banana' here. There is cpu" in capsys.readouterr().err
+    assert main(flags(data, tmp_path / "out", "--batch", "0")) == 3
+    assert "--batch must be 1 or more" in capsys.readouterr().err

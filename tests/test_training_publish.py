@@ -38,7 +38,7 @@ from training.engine.record import read_record, recorded
 from training.images.findings import OUTPUTS
 from training.measures.calibration import calibrate, with_figures
 from training.reports.cards import count_samples, make_card
-from training.reports.hub import push
+from training.reports.hub import make_licences, make_readme, push
 from training.sets.index import read_finding_index, read_lung_index
 
 
@@ -260,7 +260,7 @@ def test_a_folder_is_pushed_whole_with_front_matter(tmp_path: Path) -> None:
     store, hub = measured_store(tmp_path), FakeHub()
     assert push(tmp_path, "someone/lungs", private=True, api=hub) == "hf://someone/lungs@0123abc"  # type: ignore[arg-type]
     assert hub.made == [("someone/lungs", True)]
-    names = {"README.md", "manifest.json"}
+    names = {"README.md", "LICENSE.md", "manifest.json"}
     for spec in store.specs:
         names |= {spec.file, f"{spec.name}.md"}
         assert hub.files[spec.file] == (tmp_path / spec.file).read_bytes()
@@ -279,6 +279,40 @@ def test_a_folder_is_pushed_whole_with_front_matter(tmp_path: Path) -> None:
         (copy / name).write_bytes(content)
     again = CheckpointStore.open(copy)
     assert again.load(again.specs[0]).keys() == {"a"}
+
+
+def test_the_hubs_readme_says_of_each_set_what_was_measured_on_it(tmp_path: Path) -> None:
+    """Read back as the Hub reads it: it merges results of one type of data set."""
+    store = measured_store(tmp_path)
+    dice = {
+        f"dice_{name}": Estimate(value, value - 0.01, value + 0.01, n)
+        for name, value, n in (("montgomery", 0.968, 21), ("openist", 0.976, 41))
+    }
+    classifier = store.specs[0]
+    segmenter = replace(store.specs[1], metrics=dice, licence="CC BY-NC-SA 4.0")
+    store = replace(store, specs=(classifier, segmenter))
+    card = ModelCard(make_readme(store, "someone/weights"))
+    index = card.data.to_dict()["model-index"]
+    assert [entry["name"] for entry in index] == ["weights"]
+    found = {
+        (result["dataset"]["name"], result["dataset"]["type"], metric["type"]): metric["value"]
+        for result in index[0]["results"]
+        for metric in result["metrics"]
+    }
+    macro = round(classifier.metrics["auroc_macro"].value, 3)
+    assert found == {
+        ("here", "here", "auroc"): macro,
+        ("montgomery", "montgomery", "dice"): 0.968,
+        ("openist", "openist", "dice"): 0.976,
+    }
+    assert all(result["dataset"]["split"] == "test" for result in index[0]["results"])
+    data = card.data
+    assert (data.license, data.license_link) == ("other", "LICENSE.md")
+    assert data.license_name
+    assert data.pipeline_tag == "image-classification"
+    assert f"`{segmenter.file}`: CC BY-NC-SA 4.0" in make_licences(store)
+    alone = ModelCard(make_readme(replace(store, specs=(segmenter,)), "someone/weights"))
+    assert alone.data.pipeline_tag == "image-segmentation"
 
 
 def refused(status: int) -> HfHubHTTPError:
@@ -333,17 +367,19 @@ def weights_file(path: Path, seed: int) -> Path:
 
 
 def model(name: str, path: Path) -> CheckpointSpec:
-    spec = findings_spec(MaskingMode.NONE)
+    modes = [mode for mode in MaskingMode if f"-{mode}." in name]
+    spec = findings_spec(modes[0] if modes else MaskingMode.NONE)
     return replace(spec, name=name, file=f"{name}.safetensors", sha256=file_sha256(path))
 
 
-def test_a_backbones_dots_do_not_make_one_model_of_the_maskings(tmp_path: Path) -> None:
+def test_a_folder_lists_one_model_of_each_masking(tmp_path: Path) -> None:
     names = [f"findings-resnet50.a1_in1k-224-{mode}.v1" for mode in MaskingMode]
-    for number, name in enumerate([*names, names[0].replace(".v1", ".v2")]):
+    other = "findings-resnet50-dilated-192-none.v2"  # of another backbone and size
+    for number, name in enumerate([*names, other]):
         draft = weights_file(tmp_path / "run" / f"{name}.safetensors", number)
         publish.list_checkpoint(tmp_path / "out", model(name, draft), draft)
     listed = [spec.name for spec in CheckpointStore.open(tmp_path / "out").specs]
-    assert listed == sorted([names[0].replace(".v1", ".v2"), *names[1:]])
+    assert listed == sorted([other, *names[1:]])
 
 
 @pytest.mark.parametrize("moment", ["save", "copyfile", "unlink"])

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,13 +15,14 @@ import torch
 from safetensors.torch import save_file
 
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.errors import SettingError
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.results import ALL_MASKINGS
+from cxrdemo.results import ALL_MASKINGS, MaskingMode
 from training.__main__ import main
 from training.commands import publish
-from training.commands.chain import COMMANDS, Step, run_step
+from training.commands.chain import COMMANDS, Step, on_device, run_step
 from training.commands.reproduce import PRESETS, plan
 from training.errors import DataError
 from training.sets.index import read_finding_index, read_lung_index
@@ -271,6 +273,7 @@ def test_the_smoke_preset_runs_the_whole_chain(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("] python -m training") == 12  # cards name commands too
+    assert "proved: masks hold the lungs" in done.stdout
     assert main(words) == 0  # trains nothing any more
     assert capsys.readouterr().out.count("finished before") == 12
     folder = tmp_path / "checkpoints"
@@ -283,3 +286,27 @@ def test_the_smoke_preset_runs_the_whole_chain(
     assert pipeline.is_complete
     analysis = pipeline.analyse(make_phantom(seed=0, hw=(160, 144)).radiograph)
     assert analysis.readings
+    swap_maskings(folder)
+    assert main(words) == 3
+    assert "was trained with masking" in capsys.readouterr().err
+    for path in (tmp_path / "masks").glob("*.png"):
+        cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+    assert main(words) == 3
+    assert "do not hold the phantoms' lungs: mean Dice 0.00" in capsys.readouterr().err
+
+
+def swap_maskings(folder: Path) -> None:
+    """Lists the weights of tight as those of loose, and the reverse."""
+    store = CheckpointStore.open(folder)
+    other = {MaskingMode.LOOSE: MaskingMode.TIGHT, MaskingMode.TIGHT: MaskingMode.LOOSE}
+    specs = [replace(s, masking=other.get(s.masking, s.masking)) for s in store.specs]
+    replace(store, specs=tuple(specs)).save()
+
+
+def test_a_chain_runs_where_it_is_told(phantom_sets: Path) -> None:
+    steps = plan(PRESETS["smoke"], phantom_sets, Path("/out"))
+    assert on_device(steps, "auto") == steps
+    for step in on_device(steps, "cpu"):
+        assert parsed(step).device == "cpu"
+    with pytest.raises(SettingError, match="no device 'banana'"):
+        on_device(steps, "banana")

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cxrdemo.worker import in_worker
+from cxrdemo.worker import in_worker, side_by_side
 
 
 def test_whoever_asks_one_thread_answers() -> None:
@@ -22,3 +22,27 @@ def test_what_is_raised_reaches_the_caller_and_the_worker_goes_on() -> None:
     with pytest.raises(ZeroDivisionError):
         in_worker(lambda: 1 // 0)
     assert in_worker(lambda: 1) == 1
+
+
+def test_work_side_by_side_counts_as_the_workers_own() -> None:
+    """It may ask anything of the worker, which waits for it, and share its work out again."""
+    prepared = []
+
+    def work(item: int) -> int:
+        inner = side_by_side(lambda i: i + item, [1, 2], at_once=2, prepare=lambda: None)
+        return in_worker(lambda: sum(inner))
+
+    asked = ThreadPoolExecutor(1).submit(
+        side_by_side, work, [0, 10, 20], at_once=2, prepare=lambda: prepared.append(1)
+    )
+    assert asked.result(timeout=30) == [3, 23, 43]
+    assert len(prepared) <= 2
+
+
+def test_a_thread_that_helped_does_not_stay_a_worker() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(in_worker, threading.get_ident).result()
+        here, there = pool.submit(
+            lambda: (threading.get_ident(), in_worker(threading.get_ident))
+        ).result()
+    assert here != there

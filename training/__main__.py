@@ -3,32 +3,15 @@
 import argparse
 import errno
 import sys
-from contextlib import nullcontext
 
 from cxrdemo.errors import CxrDemoError
-from training.commands import (
-    calibrate,
-    classify,
-    data,
-    evaluate,
-    experiment,
-    masks,
-    pretrain,
-    publish,
-    reproduce,
-    segment,
-)
-from training.engine.record import RECORDED, recorded
+from training.commands import calibrate, chain, data, experiment, reproduce
+from training.commands.flags import Defaults
 
 COMMANDS = {
     "data": data,
-    "segment": segment,
-    "masks": masks,
-    "pretrain": pretrain,
-    "classify": classify,
-    "publish": publish,
+    **chain.COMMANDS,
     "calibrate": calibrate,
-    "evaluate": evaluate,
     "experiment": experiment,
     "reproduce": reproduce,
 }
@@ -41,12 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=Defaults
+        )
+        module.add_arguments(command)
     args = parser.parse_args(words)
     try:
-        is_training = args.command in RECORDED
-        with recorded(args.out, args.command, tuple(words[1:])) if is_training else nullcontext():
-            COMMANDS[args.command].run(args)
+        chain.run_command(args.command, COMMANDS[args.command], args, words[1:])
     except CxrDemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

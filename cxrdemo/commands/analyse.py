@@ -187,10 +187,10 @@ def _here(
         engine=args.engine,
     )
 
-    def work(analyse: Any, place: Place) -> Outcome:
+    def work(place: Place) -> Outcome:
         if stop.is_set():
             return Outcome(place, "left")
-        return tell(do_file(analyse, place, job))
+        return tell(do_file(pipeline.analyse, place, job))
 
     return pipeline.side_by_side(work, places)
 

@@ -6,13 +6,15 @@ unusual in `Source.warnings`. No patient data leaves this room: of a DICOM file 
 that are used are parsed at all.
 """
 
+import math
 import os
 import stat
 from pathlib import Path
 from typing import Final, NoReturn
 
 from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
-from cxrdemo.files.decoding import MAX_PIXELS
+from cxrdemo.files.apart import read_apart
+from cxrdemo.files.decoding import MAX_COST, MAX_PIXELS, TooCostlyHere
 from cxrdemo.files.dicom import is_dicom, read_dicom
 from cxrdemo.files.raster import read_raster
 from cxrdemo.radiograph import Radiograph
@@ -80,11 +82,25 @@ def read_radiograph(source: Path | bytes, *, max_bytes: int = MAX_BYTES) -> Radi
             software handles.
     """
     data = load(source, max_bytes)
+    try:
+        return read_here(data, max_cost=MAX_COST)
+    except TooCostlyHere:
+        return read_apart(data)
+
+
+def read_here(data: bytes, *, max_cost: float = math.inf) -> Radiograph:
+    """Reads the bytes of a file in this process, whatever that takes.
+
+    Raises:
+        TooCostlyHere: If decoding costs more than `max_cost`.
+        UnreadableImageError: As `read_radiograph`.
+        UnsupportedImageError: As `read_radiograph`.
+    """
     if is_dicom(data):
-        return read_dicom(data)
+        return read_dicom(data, max_cost)
     announced = _announced(data)
     if announced is not None:
-        return read_raster(data, announced)
+        return read_raster(data, announced, max_cost)
     _refuse(data)
 
 

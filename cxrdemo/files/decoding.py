@@ -1,5 +1,6 @@
 """What every decoder shares: sizes, errors, and the way from pixels to a `Radiograph`."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -19,9 +20,35 @@ MAX_PIXELS: Final = 100_000_000
 MAX_COLOUR_PIXELS: Final = 40_000_000
 """Of a picture with several samples a pixel, or samples of 32 bits: twice the largest detector."""
 
+MAX_COST: Final = 60_000_000
+"""Samples times passes up to which a decoder runs in the caller's process: three large detectors'
+images. More is decoded in a process of its own."""
+
+_SCANS_IN_A_PASS: Final = 16
+_MOST_SCANS: Final = 100
+"""A progressive JPEG has about ten scans, each a fraction of the work; no encoder writes so many as
+the second."""
+
 _FLAT_ROWS: Final = 8
 _FLAT_SHARE: Final = 0.02
 """So many equal rows at the end, and such a share of all, are no longer chance."""
+
+
+class TooCostlyHere(Exception):  # noqa: N818
+    """Decoding this would cost more than the caller's process may spend; never seen by a user."""
+
+
+def check_cost(samples: int, scans: int, max_cost: float) -> None:
+    """Raises if decoding costs more than it may here.
+
+    Args:
+        samples: Of the picture.
+        scans: Over it, of a JPEG; else 1.
+        max_cost: See `MAX_COST`.
+    """
+    too_many = scans > _MOST_SCANS and max_cost < math.inf
+    if too_many or samples * -(-scans // _SCANS_IN_A_PASS) > max_cost:
+        raise TooCostlyHere
 
 
 @contextmanager
@@ -29,7 +56,7 @@ def decoding(kind: str) -> Iterator[None]:
     """Turns whatever a decoder raises into our own error."""
     try:
         yield
-    except CxrDemoError:
+    except (CxrDemoError, TooCostlyHere):
         raise
     except Image.DecompressionBombError as error:
         raise too_large(MAX_PIXELS) from error

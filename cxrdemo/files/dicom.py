@@ -1,5 +1,6 @@
 """DICOM files: what is supported, and how the stored pixels are got at."""
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -20,7 +21,13 @@ from pydicom.uid import (
 
 from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
 from cxrdemo.files.codestream import Codec, Codestream, decode, look_at
-from cxrdemo.files.decoding import check_size, decoding, remark_on_flat_end, to_radiograph
+from cxrdemo.files.decoding import (
+    check_cost,
+    check_size,
+    decoding,
+    remark_on_flat_end,
+    to_radiograph,
+)
 from cxrdemo.files.greyscale import colour_to_grey, grey_to_unit, palette_to_grey
 from cxrdemo.files.header import (
     DEPARTS,
@@ -145,10 +152,11 @@ class _PixelData:
     seen: Codestream | None
 
 
-def read_dicom(data: bytes) -> Radiograph:
+def read_dicom(data: bytes, max_cost: float) -> Radiograph:
     """Reads a DICOM file.
 
     Raises:
+        TooCostlyHere: If decoding costs more than `max_cost`.
         UnreadableImageError: If it is broken or inconsistent.
         UnsupportedImageError: If it is no single radiograph, or of an encoding that is not read.
     """
@@ -167,6 +175,9 @@ def read_dicom(data: bytes) -> Radiograph:
         photometric = _check_supported(header)
         pixel_data = _pixel_data(memoryview(data), header)
         layout = _layout(header, photometric, pixel_data)
+        if pixel_data.stream is not None:
+            scans = 1 if pixel_data.seen is None else pixel_data.seen.scans
+            check_cost(math.prod(layout.shape), scans, max_cost)
         words = _words(layout, header, pixel_data)
         stored = layout.stored
         if layout.samples == 3:

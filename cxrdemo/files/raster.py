@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
-from cxrdemo.files.decoding import check_size, decoding, remark_on_flat_end, to_radiograph
+from cxrdemo.files.decoding import (
+    check_cost,
+    check_size,
+    decoding,
+    remark_on_flat_end,
+    to_radiograph,
+)
 from cxrdemo.files.greyscale import raster_to_grey
 from cxrdemo.files.journal import Journal
 from cxrdemo.files.upright import EXIF_TURNS, squared
@@ -39,14 +45,16 @@ _PLANAR: Final = 284
 _SAMPLE_FORMAT: Final = 339
 
 
-def read_raster(data: bytes, announced: str) -> Radiograph:
+def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
     """Reads a picture.
 
     Args:
         data: The file.
         announced: The format that its first bytes name.
+        max_cost: Of decoding, see `check_cost`.
 
     Raises:
+        TooCostlyHere: If decoding costs more than `max_cost`.
         UnreadableImageError: If it is broken.
         UnsupportedImageError: If it is too large, too small, or several pictures.
     """
@@ -61,6 +69,9 @@ def read_raster(data: bytes, announced: str) -> Radiograph:
                 " the frontal radiograph as a file of its own."
             )
         check_size(image.height, image.width, is_grey=image.mode in (*_GREY_MODES, "P"))
+        scans = data.count(b"\xff\xda") if kind == "JPEG" else 1
+        size = image.height * image.width * len(image.getbands())
+        check_cost(size, scans, max_cost)
         exif = _exif(image, journal)
         orientation = exif.get(_ORIENTATION, 1)
         bit_depth = _bits_per_sample(image, data, exif)

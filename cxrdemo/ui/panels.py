@@ -42,9 +42,15 @@ def missing_parts(
     )
 
 
-def note(text: str) -> str:
-    """One line of status."""
-    return f'<p class="cxr-status" role="status">{escape(text)}</p>'
+def note(text: str, *, is_error: bool = False) -> str:
+    """One line of status, or the reason why something failed."""
+    role = "alert" if is_error else "status"
+    return f'<p class="cxr-status{" cxr-error" * is_error}" role="{role}">{escape(text)}</p>'
+
+
+def ahead(count: int) -> str:
+    """That others are served first."""
+    return f"Waiting: {count} {'reading' if count == 1 else 'readings'} before yours."
 
 
 def status(analysis: Analysis | None) -> str:
@@ -102,7 +108,8 @@ def about(
         '<article class="cxr-article" tabindex="0" aria-label="About"><h2>What this is</h2>'
         "<p>A research demonstration, not a medical device. It must not be used to diagnose, to "
         "exclude or to decide anything about a patient. Upload de-identified images only; an "
-        "upload is deleted as soon as it is read, and what was made of it when the tab closes.</p>"
+        "upload is deleted as soon as it is read, the files of a batch and what was made of any "
+        "image when the tab closes or the server ends.</p>"
         "<h2>What the numbers mean</h2>"
         "<p>A probability is calibrated on validation patients of one hospital. Where patients "
         "are healthier or sicker than there, it is off. A threshold was chosen on the same "

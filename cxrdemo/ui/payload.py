@@ -202,6 +202,7 @@ class Payload(TypedDict, total=False):
         study: Identity of the image. Another one starts anew, and then the picture must be there.
         clear: Back to the empty page.
         failed: No answer will come to what was asked.
+        reason: Why, in words.
         stage: What is being done, in words; None when all is there.
         synthetic: Whether the image is a computed one.
         doubts: Why the image may not be what the models can read.
@@ -221,6 +222,7 @@ class Payload(TypedDict, total=False):
     study: str
     clear: bool
     failed: bool
+    reason: str
     stage: str | None
     synthetic: bool
     doubts: list[str]

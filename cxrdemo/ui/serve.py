@@ -1,10 +1,17 @@
-"""Builds the page and the pipeline, and serves them until interrupted."""
+"""Builds the page and the models, and serves them until interrupted."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from cxrdemo.checkpoints import CheckpointStore
 
@@ -13,7 +20,13 @@ if TYPE_CHECKING:
     from cxrdemo.engines import Engine
     from cxrdemo.pipeline import Pipeline
 
-DEFAULT_PORT = 7860
+DEFAULT_PORT: Final = 7860
+
+PATIENCE_SECONDS: Final = 8.0
+"""How long a server that was told to end may go on with what it computes."""
+
+_FOLDER_PREFIX: Final = "cxrdemo-server-"
+_LOCK: Final = "in-use"
 
 
 def serve(
@@ -27,6 +40,9 @@ def serve(
     port: int | None = None,
 ) -> None:
     """Serves the viewer: first the page, then its models, for which the first image waits.
+
+    SIGTERM and SIGINT end it: whoever waits is sent away, what is computed is finished or
+    abandoned, and nothing of any visitor is left on the disk.
 
     Args:
         checkpoints: Folder with `manifest.json`; an empty one gives a page that says what is
@@ -45,8 +61,6 @@ def serve(
     # Read by gradio while it is imported, hence before the import below: nothing may leave the
     # machine on which radiographs are read.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from cxrdemo.ui.loading import LoadingPipeline
-    from cxrdemo.ui.page import build_ui, launch_options
 
     def make() -> Pipeline:
         # PyTorch takes longer to import than the page to be drawn.
@@ -56,26 +70,95 @@ def serve(
             checkpoints, medsam=medsam, device=device, precision=precision, engine=engine
         )
 
-    pipeline = LoadingPipeline(CheckpointStore.open(checkpoints))
-    # What the page says about weights from outside the manifest is known once they are loaded.
-    if medsam is not None:
-        pipeline.load(make)
-    page = build_ui(pipeline.as_pipeline())
-    page.launch(
-        server_name=host or default_host(),
-        server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT)),
-        prevent_thread_lock=True,
-        **launch_options(),
-    )
-    try:
-        if not pipeline.is_ready:
-            pipeline.load(make)
-        page.block_thread()
-    finally:
-        page.close()
+    with ending_on_signals(), folder_of_its_own():
+        from cxrdemo.ui.models import Models
+        from cxrdemo.ui.page import build_ui, launch_options
+
+        models = Models.listed(CheckpointStore.open(checkpoints))
+        # What the page says about weights from outside the manifest is known once they are loaded.
+        if medsam is not None:
+            models.load(make)
+        page, visits = build_ui(models)
+        try:
+            page.launch(
+                server_name=host or default_host(),
+                server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT)),
+                prevent_thread_lock=True,
+                **launch_options(),
+            )
+            if not models.are_loaded:
+                models.load(make)
+            page.block_thread()
+        finally:
+            visits.end_all()
+            page.close()
 
 
 def default_host() -> str:
     """GRADIO_SERVER_NAME if set; every address on a hosted Space; otherwise this machine alone."""
     everywhere_or_here = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
     return os.environ.get("GRADIO_SERVER_NAME", everywhere_or_here)
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGINT end what is inside as an exception would, with its clean-up.
+
+    A network that is computing cannot be interrupted: after `PATIENCE_SECONDS` the process ends
+    without it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals, and gets them
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def end(number: int, _: Any) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        give_up = threading.Timer(PATIENCE_SECONDS, os._exit, [128 + number])
+        give_up.daemon = True
+        give_up.start()
+        raise SystemExit(0)
+
+    before = {each: signal.signal(each, end) for each in signals}
+    try:
+        yield
+    finally:
+        if all(signal.getsignal(each) is end for each in signals):
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def folder_of_its_own() -> Iterator[Path]:
+    """A folder for everything that this process writes for visitors, gone at the end.
+
+    Uploads, lists of files, whatever a library keeps for a moment: all go there. Folders that a
+    killed server has left behind are deleted first.
+    """
+    for other in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        _delete_if_left_behind(other)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    before, uploads = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
+    try:
+        with (folder / f"{_LOCK}.new").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # nobody sees it unlocked
+            tempfile.tempdir = str(folder)
+            # Apart from the rest: Gradio serves what lies there.
+            os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+            yield folder
+    finally:
+        tempfile.tempdir = before
+        if uploads is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = uploads
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_if_left_behind(folder: Path) -> None:
+    """Deletes a server's folder, unless that server holds its lock or has none yet."""
+    with contextlib.suppress(OSError), (folder / _LOCK).open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,3 @@
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -7,11 +6,13 @@ from typing import Any
 
 import pytest
 from fakes import EllipseSegmenter, closing_event_loops, findings_spec, tiny_resnet
+from visitors import free_port
 
 from cxrdemo.checkpoints import Estimate, OperatingPoint
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
+from cxrdemo.ui.models import Models
 from cxrdemo.ui.page import build_ui, launch_options
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -52,14 +53,10 @@ def site() -> Iterator[Site]:
     pipeline = Pipeline(EllipseSegmenter(), {mode: _classifier(mode) for mode in MaskingMode})
     with ExitStack() as stack:
         stack.enter_context(closing_event_loops())
-        page = build_ui(pipeline)
-        # Gradio leaves a socket open for every port that it finds taken (6.31).
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        _, url, _ = page.launch(
-            prevent_thread_lock=True, quiet=True, server_port=port, **launch_options()
-        )
+        page, visits = build_ui(Models.of(pipeline))
+        stack.callback(visits.end_all)
+        options = {"server_port": free_port(), "quiet": True, **launch_options()}
+        _, url, _ = page.launch(prevent_thread_lock=True, **options)
         stack.callback(page.close, verbose=False)
         playwright = stack.enter_context(sync_api.sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

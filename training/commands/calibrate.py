@@ -6,20 +6,25 @@ calibrates with the same functions.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate
+from cxrdemo.classifier import FindingClassifier
+from cxrdemo.devices import resolve
 from cxrdemo.labels import FINDING_KEYS, display_name
 from cxrdemo.results import MaskingMode
+from training.commands.flags import add_device_argument
 from training.errors import DataError
 from training.measures.calibration import METHODS, calibrate, with_figures
 from training.measures.figures import classifier_figures
+from training.measures.places import IMAGES, place_figures
 from training.measures.scoring import load_classifiers, run_classifier
 from training.measures.statistics import RESAMPLES
 from training.reports.cards import count_samples, write_cards
-from training.sets.index import read_finding_index
+from training.sets.boxes import BOXES_NAME
+from training.sets.index import FindingCase, read_finding_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which classifiers (default: every one that the folder lists)",
     )
     add_method_argument(parser)
+    add_place_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
 
 
@@ -44,6 +51,36 @@ def add_method_argument(parser: argparse.ArgumentParser) -> None:
         choices=tuple(METHODS),
         default="platt",
         help="platt: slope and offset per finding; temperature: slope alone (default: %(default)s)",
+    )
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags on places that `publish` and `evaluate` have too."""
+    parser.add_argument(
+        "--planted",
+        type=int,
+        default=IMAGES,
+        help="images to plant lesions into, to see whether heat shows the place; 0 for none "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--boxes",
+        type=Path,
+        help=f"boxes about findings (default: {BOXES_NAME} of --data, if it is there)",
+    )
+
+
+def places_of(
+    classifier: FindingClassifier, cases: Sequence[FindingCase], args: argparse.Namespace
+) -> dict[str, Estimate]:
+    """Figures on places as the flags of `add_place_arguments` ask; none without lung masks."""
+    if args.masks is None:
+        return {}
+    boxes = args.boxes
+    if boxes is None and (args.data / BOXES_NAME).is_file():
+        boxes = args.data / BOXES_NAME
+    return place_figures(
+        classifier, cases, args.masks, boxes=boxes, images=args.planted, resamples=args.resamples
     )
 
 
@@ -58,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
             )
     samples = count_samples(args.data, cases)
     measured: dict[str, CheckpointSpec] = {}
-    for mode, classifier in load_classifiers(args.checkpoints).items():
+    for mode, classifier in load_classifiers(args.checkpoints, device=resolve(args.device)).items():
         if args.masking not in (str(mode), "all"):
             continue
         val, test = (
@@ -68,6 +105,9 @@ def run(args: argparse.Namespace) -> None:
         spec = classifier.spec
         labels = calibrate(val, method=args.method)
         new = with_figures(spec, labels, test, resamples=args.resamples)
+        again = FindingClassifier(new, classifier.network)
+        tests = [c for c in cases if c.split == "test"]
+        new = replace(new, metrics={**new.metrics, **places_of(again, tests, args)})
         old = classifier_figures(test, spec.labels, resamples=args.resamples)
         _print_errors(spec.name, old, new.metrics)
         # The training patients stay those of the weights, whatever the folder holds.

@@ -5,17 +5,19 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
+from cxrdemo.devices import resolve
 from training.commands import classify, evaluate, masks, pretrain, publish, segment
 from training.engine.record import RECORDED, recorded
 from training.errors import DataError
 from training.sets.index import FindingCase, LungCase
 from training.writing import replacing
 
-COMMANDS: Final = {
+COMMANDS: Final[dict[str, ModuleType]] = {
     "segment": segment,
     "masks": masks,
     "pretrain": pretrain,
@@ -51,6 +53,14 @@ def publication(run: Path, folder: Path, *flags: str) -> Step:
     """The step that publishes a run into a checkpoint folder."""
     given = ("--run", str(run), "--checkpoints", str(folder), *flags)
     return Step(f"publish-{run.name}", "publish", given, folder / "manifest.json")
+
+
+def on_device(steps: Sequence[Step], device: str) -> list[Step]:
+    """The same steps on a device that somebody named; "auto" is every command's own default."""
+    if device == "auto":
+        return list(steps)
+    resolve(device)  # so that a wrong name is told before anything runs
+    return [replace(step, flags=(*step.flags, "--device", device)) for step in steps]
 
 
 def run_chain(steps: Sequence[Step], out: Path, *, dry: bool = False) -> None:
@@ -96,12 +106,25 @@ def run_step(step: Step, done: Path, number: str) -> None:
     module = COMMANDS[step.command]
     parser = argparse.ArgumentParser(prog=step.command)
     module.add_arguments(parser)
-    args = parser.parse_args(step.flags)
-    is_training = step.command in RECORDED
-    with recorded(args.out, step.command, step.flags) if is_training else nullcontext():
-        module.run(args)
+    run_command(step.command, module, parser.parse_args(step.flags), step.flags)
     with replacing(note) as draft:
         draft.write_text(step.line, encoding="utf-8")
+
+
+def run_command(
+    name: str, module: ModuleType, args: argparse.Namespace, flags: Sequence[str]
+) -> None:
+    """Runs a command, with a record of the run where it trains.
+
+    Args:
+        name: Of the command.
+        module: Of the command.
+        args: Its flags, parsed.
+        flags: The same as they were given.
+    """
+    is_training = name in RECORDED
+    with recorded(args.out, name, tuple(flags)) if is_training else nullcontext():
+        module.run(args)
 
 
 def describe(cases: Sequence[FindingCase] | Sequence[LungCase]) -> str:

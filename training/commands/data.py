@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cxrdemo.checkpoints import file_sha256
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
+from training.commands.flags import Defaults
 from training.errors import DataError
 from training.sets.fetch import fetch, read_downloads
 from training.sets.folders import files_in
@@ -71,22 +72,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     layouts = "; ".join(f"{name}: {layout.expects}" for name, layout in LAYOUTS.items())
 
-    check = actions.add_parser("check", help="what is there, what is missing, counts per split")
+    check = actions.add_parser(
+        "check", help="what is there, what is missing, counts per split", formatter_class=Defaults
+    )
     _add_source(check, layouts, required=False)
     check.add_argument("--manifest", type=Path, help="compare with this list instead of a layout")
     check.add_argument("--deep", action="store_true", help="open every image and mask")
 
-    get = actions.add_parser("fetch", help="download a set, or tell where to get it")
+    get = actions.add_parser(
+        "fetch", help="download a set, or tell where to get it", formatter_class=Defaults
+    )
     get.add_argument("name", choices=sorted(read_downloads()), help="what to download")
     get.add_argument("--out", type=Path, required=True, help="folder for the files")
     get.add_argument("--accept-licence", action="store_true", help="accept the printed notice")
 
-    take = actions.add_parser("import", help="turn a published layout into a training folder")
+    take = actions.add_parser(
+        "import",
+        help="turn a published layout into a training folder",
+        formatter_class=Defaults,
+    )
     _add_source(take, layouts, required=True)
     take.add_argument("--out", type=Path, required=True, help="new folder with index.csv")
     take.add_argument("--copy", action="store_true", help="copy the images instead of linking")
 
-    listing = actions.add_parser("manifest", help="list every image with labels, split and hash")
+    listing = actions.add_parser(
+        "manifest",
+        help="list every image with labels, split and hash",
+        formatter_class=Defaults,
+    )
     _add_source(listing, layouts, required=True)
     listing.add_argument("--out", type=Path, required=True, help="CSV file to write")
     listing.add_argument(

@@ -17,6 +17,7 @@ import torch
 
 from cxrdemo.checkpoints import CheckpointSpec, Estimate
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.devices import resolve
 from cxrdemo.errors import CheckpointError
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
@@ -24,6 +25,8 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.rendering import grey, heat_overlay
 from cxrdemo.results import MaskingMode
 from cxrdemo.saliency import explain
+from training.commands.calibrate import add_place_arguments
+from training.commands.flags import add_device_argument
 from training.engine.record import drawn_images
 from training.errors import DataError
 from training.images.stored_masks import read_quality, read_sides, reasons_of
@@ -74,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=("lungs", "findings"), help="default: what the columns of the index say"
     )
+    add_place_arguments(parser)
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -88,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         "split": args.split,
         **facts,
         "bootstrap resamples": args.resamples,
+        "device": str(resolve(args.device)),
         "threads": torch.get_num_threads(),
     }
     written = {"schema": 1, **facts, "figures": json_ready(figures)}
@@ -107,7 +113,7 @@ Measured = tuple[
 
 
 def _evaluate_lungs(args: argparse.Namespace) -> Measured:
-    pipeline = Pipeline.from_checkpoints(args.checkpoints)
+    pipeline = Pipeline.from_checkpoints(args.checkpoints, device=resolve(args.device))
     spec = pipeline.segmenter_spec
     if spec is None:
         raise CheckpointError(f"{args.checkpoints} lists no lung segmenter.")
@@ -146,7 +152,7 @@ def _evaluate_lungs(args: argparse.Namespace) -> Measured:
 
 
 def _evaluate_findings(args: argparse.Namespace) -> Measured:
-    classifiers = load_classifiers(args.checkpoints)
+    classifiers = load_classifiers(args.checkpoints, device=resolve(args.device))
     cases = _of_split(read_finding_index(args.data), args)
     # First, so that a table of another version is told before the long part.
     doubts = None if args.masks is None else _doubts(args.masks, cases)

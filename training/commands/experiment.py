@@ -19,7 +19,8 @@ from cxrdemo.checkpoints import Estimate
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.results import MaskingMode
 from training.commands import evaluate
-from training.commands.chain import Step, describe, publication, run_chain
+from training.commands.chain import Step, describe, on_device, publication, run_chain
+from training.commands.flags import add_device_argument
 from training.commands.reproduce import PRESETS, Preset
 from training.engine.record import drawn_images, read_record
 from training.engine.run_folder import RunFolder
@@ -121,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="published weights to start a backbone from, such as "
         "resnet50=resnet50-11ad3fa6.pth; default: from scratch",
     )
+    add_device_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="print every command; train nothing")
 
 
@@ -140,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         segmenter=args.checkpoints.resolve(),
         starts=starts,
     )
-    run_chain(steps, out, dry=args.dry_run)
+    run_chain(on_device(steps, args.device), out, dry=args.dry_run)
     if args.dry_run:
         return
     facts = {

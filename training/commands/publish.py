@@ -27,14 +27,16 @@ from cxrdemo.checkpoints import (
     read_weights,
 )
 from cxrdemo.classifier import FindingClassifier, build_network, keep_outputs, output_layer
+from cxrdemo.devices import resolve
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
-from training.commands.calibrate import add_method_argument
+from training.commands.calibrate import add_method_argument, add_place_arguments, places_of
 from training.commands.classify import input_spec
+from training.commands.flags import add_device_argument
 from training.commands.segment import input_spec as segmenter_input
 from training.engine.record import read_record
 from training.engine.run_folder import RunFolder
@@ -52,6 +54,9 @@ from training.writing import replacing
 WORST_CASES: Final = 5
 OWN_CHECKPOINTS: Final = Path(__file__).resolve().parents[2] / "checkpoints"
 PATH_SETTINGS: Final = ("data", "extra", "masks", "boxes", "out", "init")
+MACHINE_SETTINGS: Final = ("device", "logger")
+"""Of the machine and not of the weights: no card tells them."""
+
 NEEDED_WITH_RUN: Final = ("data", "trained_on", "licence")
 
 
@@ -65,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trained-on", help="data sets and counts, for the card; with --run")
     parser.add_argument("--licence", help="of the weights, for the card; with --run")
     add_method_argument(parser)
+    add_place_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
     parser.add_argument(
         "--cards", action="store_true", help="write the cards of --checkpoints anew"
@@ -164,7 +171,11 @@ def _model(spec: CheckpointSpec) -> tuple[str, MaskingMode | None]:
 
 def _origin(run: Path, settings: Mapping[str, Any]) -> Origin:
     """How a run was made. Folders by name alone: where they lay means nothing elsewhere."""
-    shown = {k: _name(v) if k in PATH_SETTINGS else v for k, v in settings.items()}
+    shown = {
+        k: _name(v) if k in PATH_SETTINGS else v
+        for k, v in settings.items()
+        if k not in MACHINE_SETTINGS
+    }
     record = read_record(run)
     if record is None:
         return Origin(shown)
@@ -204,7 +215,7 @@ def _publish_segmenter(
     spec = _write(args, name, "lungs", architecture, state, inputs)
     network = SEGMENTERS[architecture](inputs.hw[0])
     load_strictly(network, read_weights(args.run / spec.file), name)
-    segmenter = LungSegmenter(spec, network)
+    segmenter = LungSegmenter(spec, network, device=resolve(args.device))
     cases = read_lung_index(args.data)
     results = measure_lungs(
         lambda image: segmenter.find_lungs(segmenter.embed(image)),
@@ -242,7 +253,8 @@ def _publish_classifier(
     if mode is MaskingMode.LOOSE:
         spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
     load_strictly(network, read_weights(args.run / spec.file), name)
-    classifier = FindingClassifier(spec, network)
+    device = resolve(args.device)
+    classifier = FindingClassifier(spec, network, device=device)
     cases = read_finding_index(args.data)
     val, test = (
         run_classifier(classifier, [c for c in cases if c.split == split], args.masks)
@@ -252,7 +264,10 @@ def _publish_classifier(
     if not args.allow_untrained:
         labels = calibrate(val, method=args.method, lenient=args.allow_worse_than_chance)
     spec = replace(spec, samples=count_samples(args.data, cases))
-    return with_figures(spec, labels, test, resamples=args.resamples)
+    spec = with_figures(spec, labels, test, resamples=args.resamples)
+    tests = [c for c in cases if c.split == "test"]
+    places = places_of(FindingClassifier(spec, network, device=device), tests, args)
+    return replace(spec, metrics={**spec.metrics, **places})
 
 
 def _write(

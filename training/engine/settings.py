@@ -1,13 +1,16 @@
 """What every training run is told."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from training.errors import DataError
 
-FREE_SETTINGS: Final = frozenset({"workers", "data", "extra", "masks", "boxes", "init", "out"})
+FREE_SETTINGS: Final = frozenset(
+    {"workers", "data", "extra", "masks", "boxes", "init", "out", "device", "logger"}
+)
 """May differ when a run is resumed: where things lie, and what changes no number."""
 
 
@@ -23,11 +26,13 @@ class RunSettings:
         weight_decay: Of AdamW.
         ema: Decay of the averaged weights per step; 0 for none.
         patience: Epochs without improvement on validation before it stops; 0 to never stop.
-        precision: "auto", "fp32" or "bf16".
+        precision: "auto", "fp32", "bf16" or "fp16".
         devices: Per node.
         num_nodes: Machines.
         seed: Of everything random.
         workers: Data loading processes per device.
+        device: Where it trains, as `cxrdemo.devices.resolve` takes it.
+        logger: Keys of `trainer.LOGGERS`, beside the CSV log that every run keeps.
     """
 
     out: str
@@ -42,6 +47,8 @@ class RunSettings:
     num_nodes: int
     seed: int
     workers: int
+    device: str = "auto"
+    logger: Sequence[str] = ("tensorboard",)
 
     @property
     def world(self) -> int:
@@ -69,14 +76,24 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="auto: mixed bf16 where the hardware has it",
+        help="auto: mixed bf16 where the hardware has it, mixed fp16 on GPUs that have that alone",
     )
     group.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) per node")
     group.add_argument("--num-nodes", type=int, default=1)
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--workers", type=int, default=1, help="data loading processes per device")
+    group.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, or auto for GPUs where there are some"
+    )
+    group.add_argument(
+        "--logger",
+        nargs="+",
+        choices=("csv", "tensorboard", "wandb", "mlflow"),
+        default=["tensorboard"],
+        help="where figures go beside metrics.csv; wandb and mlflow must be installed",
+    )
     parser.set_defaults(**defaults)
 
 

@@ -7,10 +7,13 @@ again goes on after its last whole epoch and ends with the same weights: bit for
 and on GPUs but for kernels that add in no fixed order.
 """
 
+import hashlib
 import json
+import os
 import pickle
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -24,7 +27,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,7 +36,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cxrdemo.devices import training_precision
+from cxrdemo.devices import resolve, training_precision
 from training.engine.draws import DrawSampler
 from training.engine.run_folder import RunFolder
 from training.engine.settings import FREE_SETTINGS, RunSettings
@@ -42,6 +45,41 @@ from training.writing import replacing
 
 WARM_UP: Final = 0.1
 """Part of the steps in which the learning rate rises."""
+
+
+def _wandb(folder: Path) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
+    # One run of theirs for one run folder, however often it is resumed.
+    return WandbLogger(project="cxrdemo", name=folder.name, id=_key(folder), save_dir=folder)
+
+
+def _mlflow(folder: Path) -> Logger:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    where = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{folder.resolve() / 'mlflow'}"
+    return MLFlowLogger(experiment_name="cxrdemo", run_name=folder.name, tracking_uri=where)
+
+
+def _logger(name: str, folder: Path) -> Logger:
+    try:
+        return LOGGERS[name](folder)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"--logger {name} needs a package that is not installed: pip install {name}."
+        ) from error
+
+
+def _key(folder: Path) -> str:
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+LOGGERS: Final[Mapping[str, Callable[[Path], Logger]]] = {
+    "tensorboard": lambda folder: TensorBoardLogger(folder, name="", version="tensorboard"),
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
+"""What `--logger` names, given the run folder. The log of a run, `metrics.csv`, is kept by all."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -135,13 +173,16 @@ def build_trainer(
         callbacks.append(EMAWeightAveraging(decay=settings.ema))
     if settings.patience:
         callbacks.append(EarlyStopping(monitor, patience=settings.patience, mode="max"))
-    has_gpu = torch.cuda.is_available()
-    precision = precision_of(settings.precision, "cuda" if has_gpu else "cpu")
+    device = resolve(settings.device)
+    index = cast(int | None, device.index)  # None where any will do
+    has_gpu = device.type == "cuda"
+    precision = precision_of(settings.precision, str(device))
+    loggers = [_logger(name, folder) for name in settings.logger if name != "csv"]
     _keep_earlier_metrics(run)
     trainer = L.Trainer(
         max_epochs=settings.epochs,
-        accelerator="auto",
-        devices=settings.devices,
+        accelerator="gpu" if has_gpu else device.type,
+        devices=settings.devices if index is None else [index],
         num_nodes=settings.num_nodes,
         strategy=DDPStrategy(find_unused_parameters=some_unused) if settings.world > 1 else "auto",
         sync_batchnorm=settings.world > 1 and has_gpu,  # torch has none for processors
@@ -149,10 +190,7 @@ def build_trainer(
         precision=precision,
         gradient_clip_val=1.0,
         callbacks=callbacks,
-        logger=[
-            CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
-            TensorBoardLogger(folder, name="", version="tensorboard"),
-        ],
+        logger=[CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1), *loggers],
         plugins=[AtomicCheckpoints()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -220,14 +258,21 @@ def one_cycle(task: L.LightningModule, settings: RunSettings) -> Any:
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def precision_of(wanted: str, device: str) -> Literal["bf16-mixed", "32-true"]:
-    """Lightning's word for a precision; says in one line what "auto" has chosen."""
+def precision_of(wanted: str, device: str) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+    """Lightning's word for a precision; says in one line what "auto" has chosen.
+
+    Raises:
+        DataError: If the device cannot train in it.
+    """
     if wanted == "auto":
         chosen = training_precision(device)
         reason = "has bf16" if chosen == "bf16-mixed" else "has no bf16"
         _say(f"precision {chosen}: {device} {reason} in hardware")
         return chosen
-    return "bf16-mixed" if wanted == "bf16" else "32-true"
+    if wanted == "fp16" and not device.startswith("cuda"):
+        raise DataError(f"--precision fp16 is for GPUs, and this run is on {device}. Take auto.")
+    words: Final = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+    return cast(Literal["bf16-mixed", "16-mixed", "32-true"], words[wanted])
 
 
 def resume_from(folder: RunFolder) -> tuple[Path | None, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Probabilities and thresholds of a classifier, from validation patients."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,7 +15,7 @@ from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec, OperatingPo
 from cxrdemo.labels import FINDING_KEYS
 from training.errors import DataError
 from training.measures.figures import WITHOUT_RSNA_NORMAL, classifier_figures, ranking_figures
-from training.measures.scoring import Outputs
+from training.measures.scoring import HEAT, Outputs
 
 THRESHOLD_RULE: Final = "largest sensitivity + specificity on the validation patients"
 HIGH_RATE: Final = 0.9
@@ -23,7 +24,7 @@ MIN_CASES: Final = 8
 """Fewer positives or negatives say nothing of a threshold that keeps nine in ten of them."""
 
 WORSE_THAN_CHANCE: Final = "0.5; not calibrated: ranked worse than chance on validation"
-CARD_MEASURES: Final = ("auroc", "ap", "ece_raw", "ece", "brier_raw", "brier")
+CARD_MEASURES: Final = ("auroc", "ap", "ece_raw", "ece", "brier_raw", "brier", *HEAT)
 
 Column = tuple[NDArray[np.float64], NDArray[np.bool_]]
 """Logits and truth of one finding, over the images whose label is known."""
@@ -95,7 +96,10 @@ def with_figures(
     metrics = {
         name: figure
         for name, figure in figures.items()
+        # A card has no room for what is not defined, such as where heat lies without masks.
         if name.startswith(tuple(f"{measure}_" for measure in CARD_MEASURES))
+        and figure.n
+        and not math.isnan(figure.value)
     }
     clean = ~test.scores.rsna_normal
     if not clean.all():
@@ -135,18 +139,23 @@ def _label_spec(key: str, column: Column, scale: float, offset: float) -> LabelS
     best = 1 + int(np.argmax((true_rate - false_rate)[1:]))
     sensitive = int(np.argmax(true_rate >= HIGH_RATE))
     specific = max(1, int(np.flatnonzero(1 - false_rate >= HIGH_RATE)[-1]))
+    # Thresholds fall along the curve. A point that its rule would put beyond the balanced one stays
+    # there, where its rate is higher still.
     others = tuple(
-        OperatingPoint(f"high {rate}", float(thresholds[at]), _high_rule(rate, bound))
-        for rate, bound, at in (
-            ("sensitivity", "highest", sensitive),
-            ("specificity", "lowest", specific),
+        OperatingPoint(f"high {rate}", float(thresholds[at]), _high_rule(rate, bound, side))
+        for rate, bound, side, at in (
+            ("sensitivity", "highest", "above", max(sensitive, best)),
+            ("specificity", "lowest", "below", min(specific, best)),
         )
     )
     return LabelSpec(key, scale, offset, float(thresholds[best]), THRESHOLD_RULE, others=others)
 
 
-def _high_rule(rate: str, bound: str) -> str:
-    return f"the {bound} threshold with a {rate} of {HIGH_RATE:.0%} on the validation patients"
+def _high_rule(rate: str, bound: str, side: str) -> str:
+    return (
+        f"the {bound} threshold, not {side} the balanced one, with a {rate} of {HIGH_RATE:.0%} on "
+        "the validation patients"
+    )
 
 
 def _platt(

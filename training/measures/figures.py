@@ -40,7 +40,8 @@ def classifier_figures(
 ) -> dict[str, Estimate]:
     """Every figure of one classifier, named `measure_Finding` and `measure_macro`.
 
-    Per finding, over the images whose label is known: `ALONE`, and `cam_in_lung`. A macro mean is
+    Per finding, over the images whose label is known: `ALONE`, and `lr`, the positive likelihood
+    ratio at its threshold; over all images with any heat: `HEAT`. A macro mean is
     over the findings that have both positives and negatives. `auroc_No_Finding` scores an image by
     1 - its highest probability, `auroc_product_No_Finding` by the product of the complements.
     Rates at another operating point than the default one are named by it, such as
@@ -66,14 +67,14 @@ def classifier_figures(
                 "ece": calibration_error(truth, calibrated[seen, k]),
                 "brier_raw": brier(truth, raw[seen, k]),
                 "brier": brier(truth, calibrated[seen, k]),
-                "cam_in_lung": known_mean(outputs.cam_in_lung[rows, k]),
             }
+            of_label |= {name: known_mean(heat[rows, k]) for name, heat in outputs.heat.items()}
             for measure, threshold in thresholds[k].items():
                 at = rates(truth, calibrated[seen, k] >= threshold)
                 of_label |= {f"{rate}{measure}": value for rate, value in at.items()}
             values |= {f"{measure}_{key}": value for measure, value in of_label.items()}
         values |= {f"auroc_{k}": v for k, v in _aurocs(outputs, calibrated, rows).items()}
-        for measure in (*ALONE, "cam_in_lung"):
+        for measure in (*ALONE, *outputs.heat):
             each = [values[f"{measure}_{FINDING_KEYS[k]}"] for k in scored]
             values[f"{measure}_macro"] = float(np.mean(each)) if each else float("nan")
         values["lung_area"] = known_mean(outputs.lung_area[rows])
@@ -82,7 +83,7 @@ def classifier_figures(
 
     normals = int((scores.no_finding & known[:, -1]).sum())
     images = len(scores.patients)
-    counts = {f"{measure}_macro": images for measure in (*ALONE, "cam_in_lung")} | {
+    counts = {f"{measure}_macro": images for measure in (*ALONE, *outputs.heat)} | {
         "auroc_No_Finding": normals,
         "auroc_product_No_Finding": normals,
         "lung_area": int((~np.isnan(outputs.lung_area)).sum()),
@@ -95,8 +96,9 @@ def classifier_figures(
         counts |= {f"{measure}_{key}": positives for measure in ("auroc", "ap")}
         for at in thresholds[k]:
             counts |= {f"sensitivity{at}_{key}": positives}
-            counts |= {f"specificity{at}_{key}": seen - positives}
-        counts[f"cam_in_lung_{key}"] = int((~np.isnan(outputs.cam_in_lung[:, k])).sum())
+            counts |= {f"specificity{at}_{key}": seen - positives, f"lr{at}_{key}": seen}
+        for name, heat in outputs.heat.items():
+            counts[f"{name}_{key}"] = int((~np.isnan(heat[:, k])).sum())
     return bootstrap(scores.patients, statistics, counts, resamples=resamples)
 
 

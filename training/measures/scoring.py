@@ -2,11 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -27,6 +29,15 @@ from training.sets.pixels import read_mask
 
 Region = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
 """From a lung mask (H, W) to the pixels (H, W) that a classifier is given."""
+
+
+HEAT: Final[Mapping[str, str]] = {
+    "cam_in_lung": "in_lungs",
+    "heat_in_kept": "in_kept",
+    "hottest_in_lungs": "hottest_in_lungs",
+    "hottest_in_kept": "hottest_in_kept",
+}
+"""Measures of where a map's heat lies, and the fields of `HeatPlace` they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +77,7 @@ class Outputs:
     Attributes:
         scores: Raw output and labels.
         known: bool (N, K + 1), the source says whether the finding is there; No Finding last.
-        cam_in_lung: float64 (N, K), share of each map's heat inside the lungs; NaN where there is
+        heat: By each of `HEAT`, float64 (N, K): shares and whether, of each map; NaN where there is
             no heat or no mask.
         lung_area: float64 (N,), share of the image that is lung: what heat spread evenly would
             give. NaN without a mask.
@@ -75,7 +86,7 @@ class Outputs:
 
     scores: Scores
     known: NDArray[np.bool_]
-    cam_in_lung: NDArray[np.float64]
+    heat: Mapping[str, NDArray[np.float64]]
     lung_area: NDArray[np.float64]
     seconds: NDArray[np.float64]
 
@@ -84,7 +95,7 @@ class Outputs:
         return Outputs(
             self.scores.subset(chosen),
             self.known[chosen],
-            self.cam_in_lung[chosen],
+            {name: values[chosen] for name, values in self.heat.items()},
             self.lung_area[chosen],
             self.seconds[chosen],
         )
@@ -140,7 +151,7 @@ def run_classifier(
         )
     if masks is not None:
         check_places(case.name for case in cases)
-    logits, shares, areas, seconds = [], [], [], []
+    logits, places, areas, seconds = [], [], [], []
     for case in tqdm(cases, unit="image", desc=str(classifier.mode)):
         pixels = read_radiograph(case.image).pixels
         lungs = None if masks is None else lungs_of(case, masks, pixels.shape)
@@ -153,7 +164,7 @@ def run_classifier(
         where = (evidence.placement, maps[0].hw)
         given = CanvasRegion.of(kept, *where)
         lung = None if lungs is None else CanvasRegion.of(lungs, *where)
-        shares.append([heat.locate(given, lung).in_lungs for heat in maps])
+        places.append([heat.locate(given, lung) for heat in maps])
         areas.append(float("nan") if lungs is None else float(lungs.mean()))
     scores = Scores(
         logits=np.array(logits, np.float64),
@@ -166,7 +177,10 @@ def run_classifier(
     return Outputs(
         scores=scores,
         known=np.array([_known(case) for case in cases]),
-        cam_in_lung=np.array(shares, np.float64),
+        heat={
+            name: np.array([[getattr(p, field) for p in row] for row in places], np.float64)
+            for name, field in HEAT.items()
+        },
         lung_area=np.array(areas, np.float64),
         seconds=np.array(seconds, np.float64),
     )
@@ -203,8 +217,14 @@ def measure_lungs(
     return results
 
 
-def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
+def load_classifiers(
+    folder: Path, *, device: torch.device | str = "cpu"
+) -> dict[MaskingMode, FindingClassifier]:
     """The classifiers that a checkpoint folder's manifest lists, in the order of the maskings.
+
+    Args:
+        folder: With a manifest.
+        device: Where they run.
 
     Raises:
         CheckpointError: If there is none, or one is missing, altered or does not fit.
@@ -217,7 +237,7 @@ def load_classifiers(folder: Path) -> dict[MaskingMode, FindingClassifier]:
             continue
         network = build_network(spec.architecture, len(spec.labels))
         load_strictly(network, store.load(spec), spec.name)
-        loaded[mode] = FindingClassifier(spec, network)
+        loaded[mode] = FindingClassifier(spec, network, device=device)
     if not loaded:
         raise CheckpointError(f"{folder} lists no classifier. Train one with `classify`.")
     return loaded

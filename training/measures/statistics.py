@@ -119,11 +119,15 @@ def brier(truth: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
 
 
 def rates(truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, float]:
-    """Sensitivity and specificity; NaN without positives or negatives."""
-    return {
-        "sensitivity": float(called[truth].mean()) if truth.any() else float("nan"),
-        "specificity": float((~called[~truth]).mean()) if not truth.all() else float("nan"),
-    }
+    """Sensitivity, specificity and positive likelihood ratio, "lr".
+
+    NaN without positives or negatives; the ratio also where no negative is called, as it has no
+    upper bound there.
+    """
+    sensitivity = float(called[truth].mean()) if truth.any() else math.nan
+    specificity = float((~called[~truth]).mean()) if not truth.all() else math.nan
+    ratio = sensitivity / (1 - specificity) if specificity < 1 else math.nan
+    return {"sensitivity": sensitivity, "specificity": specificity, "lr": ratio}
 
 
 def known_mean(values: NDArray[np.float64]) -> float:

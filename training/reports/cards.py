@@ -15,6 +15,7 @@ import numpy as np
 from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate, Sample
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from training.measures.figures import WITHOUT_RSNA_NORMAL
+from training.measures.places import CONTRASTS
 from training.sets.index import SPLITS, FindingCase, LungCase
 from training.sets.tables import read_table
 from training.writing import replacing
@@ -79,7 +80,7 @@ def make_card(spec: CheckpointSpec) -> str:
         f"## Use\n\n- Intended: {INTENDED[spec.task]}\n- {REFUSED}\n",
         _data(spec),
         _finding_figures(spec) if spec.labels else _lung_figures(spec),
-        *((_calibration(spec), _operating_points(spec)) if spec.labels else ()),
+        *((_places(spec), _calibration(spec), _operating_points(spec)) if spec.labels else ()),
         "## Known failures\n\n" + _items((*FAILURES[spec.task], *spec.notes)),
         _origin(spec),
     ]
@@ -250,6 +251,74 @@ def _finding_figures(spec: CheckpointSpec) -> str:
             f"\n**Not shown to beat chance: {', '.join(unproven)}.** The app gives no verdict on "
             "them.\n"
         )
+    return text
+
+
+def _places(spec: CheckpointSpec) -> str:
+    """Where heat lies, whether it shows planted lesions, and boxes."""
+    heat = {
+        "hottest_in_kept": "hottest cell in what was given",
+        "hottest_in_lungs": "hottest cell in the lungs",
+        "heat_in_kept": "heat in what was given",
+        "cam_in_lung": "heat in the lungs",
+    }
+    shown = [name for name in heat if f"{name}_macro" in spec.metrics]
+    if not shown:
+        return ""
+    rows = [
+        (
+            "mean of the five" if key == "macro" else display_name(key),
+            *(_in_words(spec.metrics.get(f"{name}_{key}"), 2) for name in shown),
+        )
+        for key in (*FINDING_KEYS, "macro")
+    ]
+    text = (
+        "## Where the heat lies, on test patients\n\nOf Grad-CAM maps with any heat, n maps (of "
+        "the mean n images). A cell is in a region from half of it on.\n\n"
+        + _table(("finding", *(heat[name] for name in shown)), rows)
+    )
+    planted = [key for key in FINDING_KEYS if f"planted_hit_{key}" in spec.metrics]
+    if planted:
+        measures = {
+            "planted_hit": "hottest cell on it",
+            "planted_rise": "median rise of the logit",
+            "planted_crossing": "newly called",
+            "control_rise": "rise, planted beside the lungs",
+            "control_crossing": "newly called, beside the lungs",
+        }
+        conditions = [
+            name.removeprefix("planted_hit").removesuffix(f"_{planted[0]}")
+            for name in spec.metrics
+            if name.startswith("planted_hit") and name.endswith(f"_{planted[0]}")
+        ]
+        rows = [
+            (
+                display_name(key),
+                condition.removeprefix(" at ") or f"all, contrast {CONTRASTS[-1]:g}",
+                *(
+                    _in_words(spec.metrics[name], 2)
+                    if (name := f"{measure}{condition}_{key}") in spec.metrics
+                    else ""
+                    for measure in measures
+                ),
+            )
+            for key in planted
+            for condition in conditions
+        ]
+        text += (
+            "\nLesions planted into test images without mass or nodule, drawn as in training; n "
+            "trials. On it: within half a cell.\n\n"
+            + _table(("planted", "which", *measures.values()), rows)
+        )
+    boxes = [key for key in FINDING_KEYS if f"box_hit_{key}" in spec.metrics]
+    lines = [
+        f"{display_name(key)}: hottest cell on the box "
+        f"{_in_words(spec.metrics[f'box_hit_{key}'], 2)}; a random kept cell "
+        f"{spec.metrics[f'box_chance_{key}'].value:.2f}"
+        for key in boxes
+    ]
+    if lines:
+        text += "\nBoxes that radiologists drew, with exact intervals; n boxes:\n\n" + _items(lines)
     return text
 
 

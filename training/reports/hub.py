@@ -4,6 +4,7 @@ The repository then holds manifest, weights and cards as they are, and a README 
 with the Hub's own front matter. The app reads it back with `--checkpoints hf://OWNER/NAME@REVISION`.
 """
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ from cxrdemo.checkpoints import (
 from cxrdemo.errors import CheckpointError
 from cxrdemo.labels import display_name
 from training.reports.cards import make_card
+
+LICENCES_NAME: Final = "LICENSE.md"
 
 TAGS: Final = ("chest-x-ray", "medical-imaging", "lung-segmentation", "grad-cam", "research-only")
 
@@ -54,6 +57,7 @@ def push(folder: Path, repository: str, *, private: bool = False, api: HfApi | N
         with tempfile.TemporaryDirectory() as draft:
             staged = Path(draft)
             (staged / "README.md").write_text(readme, encoding="utf-8")
+            (staged / LICENCES_NAME).write_text(make_licences(store), encoding="utf-8")
             names = [MANIFEST_NAME]
             for spec in store.specs:
                 (staged / f"{spec.name}.md").write_text(make_card(spec), encoding="utf-8")
@@ -94,8 +98,13 @@ def make_readme(store: CheckpointStore, repository: str) -> str:
     results = [result for spec in store.specs for result in _results(spec)]
     data = ModelCardData(
         license="other",
-        license_name="see-each-card",
+        license_name="each-checkpoint-has-its-own",
+        license_link=LICENCES_NAME,
         library_name="cxrdemo",
+        # One per repository; the Hub has none for both.
+        pipeline_tag="image-classification"
+        if any(spec.labels for spec in store.specs)
+        else "image-segmentation",
         tags=list(TAGS),
         model_name=repository.rpartition("/")[2],
         eval_results=results or None,
@@ -116,6 +125,12 @@ def make_readme(store: CheckpointStore, repository: str) -> str:
     )
 
 
+def make_licences(store: CheckpointStore) -> str:
+    """What each file may be used for, in the words of its manifest entry."""
+    lines = [f"- `{spec.file}`: {spec.licence or 'not stated'}\n" for spec in store.specs]
+    return "# Licences\n\nEach checkpoint has its own, which its data ask for.\n\n" + "".join(lines)
+
+
 def _results(spec: CheckpointSpec) -> list[EvalResult]:
     """The front matter's figures: the macro AUROC of a classifier, the Dice of a segmenter."""
     sample = spec.samples.get("test")
@@ -124,13 +139,17 @@ def _results(spec: CheckpointSpec) -> list[EvalResult]:
         measure, _, column = name.partition("_")
         if (spec.labels and name != "auroc_macro") or measure not in ("auroc", "dice"):
             continue
+        # A segmenter has a figure per set, a classifier one for all sets together.
+        data = display_name(column)
+        if spec.labels:
+            data = sample.data if sample else "test patients"
         found.append(
             EvalResult(
                 task_type="image-classification" if spec.labels else "image-segmentation",
-                dataset_type="held-out-patients",
-                dataset_name=(sample.data if sample else "test patients")
-                if spec.labels
-                else display_name(column),
+                # The Hub puts results of one type of data set under one name.
+                dataset_type=_slug(data),
+                dataset_name=data,
+                dataset_split="test",
                 metric_type=measure,
                 metric_value=round(estimate.value, 3),
                 metric_name=f"{spec.name}: {'macro AUROC' if spec.labels else 'mean Dice'}, "
@@ -138,3 +157,8 @@ def _results(spec: CheckpointSpec) -> list[EvalResult]:
             )
         )
     return found
+
+
+def _slug(name: str) -> str:
+    """A set's name as the Hub writes such names."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -21,6 +21,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cxrdemo.checkpoints import Estimate
 from cxrdemo.labels import display_name
+from cxrdemo.results import MaskingMode
+from training.measures.places import CONTRASTS
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6a6a6a")
 """Of the findings' curves: Okabe and Ito's, which colour-blind readers tell apart."""
@@ -39,6 +41,19 @@ NOTES: Final = {
     "brier_raw": "Mean squared error of the bare sigmoid of the logit.",
     "brier": "The same after the checkpoint's calibration.",
     "cam_in_lung": "Mean share of a Grad-CAM map's heat that lies inside the lung mask.",
+    "heat_in_kept": "The same share, in what the classifier was given.",
+    "hottest_in_lungs": "How often at least half of the hottest cell is lung, over images with "
+    "heat.",
+    "hottest_in_kept": "How often at least half of the hottest cell was given to the classifier.",
+    "lr": "Positive likelihood ratio at the checkpoint's threshold; n images.",
+    "planted_hit": "Planted lesions with the hottest cell on them, or within half a cell.",
+    "planted_rise": "Median rise of the logit by a planted lesion.",
+    "planted_crossing": "Images not called before that are called with a planted lesion.",
+    "control_rise": "Median rise by a lesion planted clear of the lungs, which should do nothing.",
+    "control_crossing": "Images not called before that are called with such a control.",
+    "box_hit": "Boxes with the finding's hottest cell on them, or within half a cell; exact "
+    "interval over boxes.",
+    "box_chance": "What a random kept cell would reach, and its range over the boxes.",
     "lung_area": "Share of the image that is lung: what heat spread evenly would give.",
     "images_per_second": "Of the network with its own resizing, one image at a time, with "
     "whatever else the machine was doing; reading and masking not counted.",
@@ -59,6 +74,12 @@ GROUPS: Final = {
     "outside_lung_probe": "The classifier for whole images is given only what lies OUTSIDE the "
     "lung mask. Above 0.5 it ranks by something else than the lungs: markers, devices, build, "
     "position; or by opacity that the mask leaves out, so see outside_loose_probe too.",
+    **{
+        f"places_{mode}": "Whether heat shows the place of lesions planted into images without "
+        f"mass or nodule, and of boxes that somebody drew. Contrast {CONTRASTS[-1]:g}, where none "
+        "is named."
+        for mode in MaskingMode
+    },
     "outside_loose_probe": "The same, without a margin around the lungs as well.",
 }
 """What a group of figures means."""

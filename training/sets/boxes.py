@@ -47,19 +47,25 @@ class Box:
         return inside
 
 
-def read_boxes(path: Path, cases: Sequence[FindingCase]) -> dict[str, tuple[Box, ...]]:
+def read_boxes(
+    path: Path, cases: Sequence[FindingCase] | None = None
+) -> dict[str, tuple[Box, ...]]:
     """The boxes of a set, by image name.
+
+    Args:
+        path: The file.
+        cases: All images of the set; None if some of them are not at hand.
 
     Raises:
         DataError: If the file is missing or malformed, or has a box of an image that the set does
             not list, of a label that nobody knows, or outside its image.
     """
-    names = {case.name for case in cases}
+    names = None if cases is None else {case.name for case in cases}
     found: dict[str, tuple[Box, ...]] = {}
     for number, row in enumerate(read_table(path, COLUMNS), 2):
         where = f"{path}, line {number}"
         name, label = row["image"], SPELLINGS.get(row["label"], row["label"])
-        if name not in names:
+        if names is not None and name not in names:
             raise DataError(f"{where}: {name} is not in the set's index.csv. Take the row out.")
         if label not in (*FINDING_KEYS, *AUXILIARY_KEYS):
             raise DataError(f"{where}: nothing is known of the label {row['label']!r}.")

@@ -21,7 +21,7 @@ from cxrdemo.files import read_radiograph
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from cxrdemo.placement import Placement
 from training.errors import DataError
-from training.sets.folders import files_in
+from training.sets.folders import IMAGE_SUFFIXES, files_in, without_image_suffix
 from training.sets.index import FindingCase, person_of, read_finding_index, read_lung_index
 from training.sets.pixels import read_mask
 from training.sets.tables import read_list, read_table
@@ -49,6 +49,36 @@ NIH_LABELS: Final = {
     "No Finding": NO_FINDING.key,
 }
 """Label as `Data_Entry_2017` writes it -> the project's key."""
+
+CHEXPERT_LABELS: Final = {
+    "No Finding": NO_FINDING.key,
+    "Lung Lesion": "Lung_Lesion",
+    "Cardiomegaly": "Cardiomegaly",
+    "Edema": "Edema",
+    "Consolidation": "Consolidation",
+    "Pneumonia": "Pneumonia",
+    "Atelectasis": "Atelectasis",
+    "Pneumothorax": "Pneumothorax",
+    "Pleural Effusion": "Effusion",
+}
+"""Label as `train.csv` writes it -> the project's key; its other labels have none."""
+
+VINDR_LABELS: Final = {
+    "no finding": NO_FINDING.key,
+    "nodule/mass": "Lung_Lesion",
+    "atelectasis": "Atelectasis",
+    "cardiomegaly": "Cardiomegaly",
+    "consolidation": "Consolidation",
+    "edema": "Edema",
+    "emphysema": "Emphysema",
+    "infiltration": "Infiltration",
+    "pleural effusion": "Effusion",
+    "pleural thickening": "Pleural_Thickening",
+    "pneumonia": "Pneumonia",
+    "pneumothorax": "Pneumothorax",
+    "pulmonary fibrosis": "Fibrosis",
+}
+"""Label of the image-level tables in lower case -> the project's key."""
 
 SHOWN: Final = 3
 
@@ -178,6 +208,110 @@ def read_nih(folder: Path, seed: int) -> Listing:
     return Listing(tuple(cases), tuple(missing), ("test_list.txt is the test split, unchanged",))
 
 
+def read_chexpert(folder: Path, seed: int) -> Listing:
+    """CheXpert: `train.csv`, `valid.csv`, and the images where their column `Path` says.
+
+    What a report does not mention, or calls uncertain (-1), is unknown. "Lung Lesion" is neither a
+    nodule nor a mass, but its absence is that of both. Lateral images are left out. The official
+    validation images, read by three radiologists, are the test; validation patients are drawn from
+    the rest. Source: Irvin et al., AAAI 2019.
+    """
+    cases: list[FindingCase] = []
+    missing: list[str] = []
+    lateral = 0
+    for official in ("train", "valid"):
+        table = folder / f"{official}.csv"
+        for row in read_table(table, ("Path", "Frontal/Lateral", *CHEXPERT_LABELS)):
+            # Paths begin with the name of the archive: CheXpert-v1.0-small/train/patient00001/...
+            _, found, place = f"/{row['Path']}".partition(f"/{official}/")
+            patient = place.split("/")[0]
+            if not found or not patient.startswith("patient"):
+                raise DataError(f"{table} has the path {row['Path']!r}. Fetch the table again.")
+            if row["Frontal/Lateral"] != "Frontal":
+                lateral += 1
+                continue
+            name = f"{official}/{place}"
+            if not (folder / name).is_file():
+                missing.append(name)
+                continue
+            labels = {
+                key: _chexpert_label(row[words], table, name)
+                for words, key in CHEXPERT_LABELS.items()
+            }
+            lesion = labels.pop("Lung_Lesion")
+            no_finding = labels.pop(NO_FINDING.key)
+            cases.append(
+                FindingCase(
+                    name=name,
+                    dataset="chexpert",
+                    patient_id=patient,
+                    image=folder / name,
+                    labels=_all_labels(labels, lesion=lesion),
+                    no_finding=no_finding,
+                    split="test"
+                    if official == "valid"
+                    else draw_split(patient, seed, val=VAL_OF_TRAIN),
+                )
+            )
+    notes = (
+        f"{lateral} lateral images are left out",
+        "valid.csv is the test split; what a report does not mention is unknown",
+    )
+    return Listing(tuple(cases), tuple(missing), notes)
+
+
+def read_vindr(folder: Path, seed: int) -> Listing:
+    """VinDr-CXR: `annotations/image_labels_{train,test}.csv`, images in `train` and `test`.
+
+    Images are DICOM, or were converted to another kind under the same name. Of the three readers of
+    a training image the majority counts. "Nodule/Mass" is known to be neither where it is absent.
+    Patients are not told apart. Source: Nguyen et al., Scientific Data 2022.
+    """
+    cases: list[FindingCase] = []
+    missing: list[str] = []
+    for official in ("train", "test"):
+        table = folder / "annotations" / f"image_labels_{official}.csv"
+        votes: dict[str, list[dict[str, str]]] = {}
+        for row in read_table(table, ("image_id",)):
+            plain = {key.casefold(): value for key, value in row.items()}
+            lacking = [words for words in VINDR_LABELS if words not in plain]
+            if lacking:
+                raise DataError(f"{table} lacks the columns {lacking}. Fetch the table again.")
+            votes.setdefault(row["image_id"], []).append(plain)
+        images = {
+            without_image_suffix(path.name): path
+            for path in files_in(folder / official, IMAGE_SUFFIXES, deep=True)
+        }
+        for name, rows in votes.items():
+            if name not in images:
+                missing.append(f"{official}/{name}.dicom")
+                continue
+            labels: dict[str, int | None] = {
+                key: int(2 * sum(_vindr_vote(row[words], table, name) for row in rows) > len(rows))
+                for words, key in VINDR_LABELS.items()
+            }
+            lesion = labels.pop("Lung_Lesion")
+            no_finding = labels.pop(NO_FINDING.key)
+            cases.append(
+                FindingCase(
+                    name=images[name].relative_to(folder).as_posix(),
+                    dataset="vindr",
+                    patient_id=f"image {name}",
+                    image=images[name],
+                    labels=_all_labels(labels, lesion=lesion),
+                    no_finding=no_finding,
+                    split="test"
+                    if official == "test"
+                    else draw_split(name, seed, val=VAL_OF_TRAIN),
+                )
+            )
+    notes = (
+        "image_labels_test.csv is the test split, unchanged",
+        "patients are not told apart: each image counts as one, so splits may share a patient",
+    )
+    return Listing(tuple(cases), tuple(missing), notes)
+
+
 def read_montgomery(folder: Path, seed: int) -> Listing:
     """Montgomery County: `CXR_png` and `ManualMask/{leftMask,rightMask}`, or united `masks`.
 
@@ -302,6 +436,8 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         "Data_Entry_2017*.csv, train_val_list.txt, test_list.txt, images/ or images_001/images/",
         read_nih,
     ),
+    "chexpert": Layout("train.csv, valid.csv, train/, valid/", read_chexpert),
+    "vindr": Layout("annotations/image_labels_{train,test}.csv, train/, test/", read_vindr),
     "montgomery": Layout(
         "CXR_png/ and ManualMask/{leftMask,rightMask}/, or masks/", read_montgomery
     ),
@@ -386,6 +522,32 @@ def _nih_labels(cell: str, table: Path, name: str) -> dict[str, int]:
             raise DataError(f"{table}: {name} has the unknown label {word!r}. Fetch it again.")
         labels[NIH_LABELS[word]] = 1
     return labels
+
+
+def _chexpert_label(cell: str, table: Path, name: str) -> int | None:
+    if cell not in ("", "1", "0", "-1", "1.0", "0.0", "-1.0"):
+        raise DataError(f"{table}: {name} has the unknown label {cell!r}. Fetch the table again.")
+    return None if cell in ("", "-1", "-1.0") else int(float(cell))
+
+
+def _vindr_vote(cell: str, table: Path, name: str) -> int:
+    if cell not in ("1", "0", "1.0", "0.0"):
+        raise DataError(f"{table}: {name} has the unknown label {cell!r}. Fetch the table again.")
+    return int(float(cell))
+
+
+def _all_labels(known: Mapping[str, int | None], *, lesion: int | None) -> dict[str, int | None]:
+    """All labels of the project; those that a set has no word for are unknown.
+
+    Args:
+        known: What the set says, by the project's key.
+        lesion: Whether there is a nodule or mass, without telling which.
+    """
+    neither = 0 if lesion == 0 else None
+    return {
+        key: neither if key in ("Nodule", "Mass") else known.get(key)
+        for key in (*FINDING_KEYS, *AUXILIARY_KEYS)
+    }
 
 
 def _check_lists(

@@ -1,0 +1,31 @@
+# The viewer on a CPU. Build and run:
+#   docker build -t cxrdemo .
+#   docker run --rm -p 7860:7860 cxrdemo
+# With PyTorch's CPU wheels, a tenth of the size, from the index that PyTorch's site names:
+#   docker build -t cxrdemo --build-arg EXTRA_INDEX=URL .
+FROM python:3.11-slim
+
+ARG EXTRA_INDEX=""
+
+RUN useradd --create-home --uid 1000 viewer
+WORKDIR /home/viewer/app
+
+COPY requirements.txt ./
+RUN PIP_EXTRA_INDEX_URL="${EXTRA_INDEX}" \
+    pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+
+COPY --chown=viewer app.py LICENSE ./
+COPY --chown=viewer cxrdemo ./cxrdemo
+COPY --chown=viewer checkpoints ./checkpoints
+
+USER viewer
+ENV GRADIO_SERVER_NAME=0.0.0.0 \
+    GRADIO_SERVER_PORT=7860 \
+    PYTHONUNBUFFERED=1
+EXPOSE 7860
+
+# The page answers before its models are loaded.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD \
+    ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/gradio_api/startup-events', timeout=4)"]
+
+CMD ["python", "app.py"]

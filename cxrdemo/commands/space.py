@@ -1,0 +1,141 @@
+"""`cxrdemo space`: a folder with exactly what a Hugging Face Space is pushed.
+
+What binary files need (large-file storage), what the front matter must say, and the weights, inside
+or fetched from a model repository, are put together here, so that nothing depends on memory.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from cxrdemo import __version__
+from cxrdemo.checkpoints import MANIFEST_NAME, CheckpointStore, checkpoint_folder
+from cxrdemo.commands.speaking import say
+from cxrdemo.errors import SettingError
+from cxrdemo.settings import REPOSITORY
+
+HUB: Final = "hf://"
+
+LARGE_FILES: Final = ("*.safetensors", "*.png", "*.jpg", "*.dcm")
+"""The Hub refuses binary files that are not in large-file storage."""
+
+FRONT_MATTER: Final = {
+    "title": "Chest X-ray viewer",
+    "emoji": "🩻",
+    "colorFrom": "gray",
+    "colorTo": "indigo",
+    "sdk": "gradio",
+    "python_version": "3.11",
+    "app_file": "app.py",
+    "license": "apache-2.0",
+    "short_description": "Lung masking, findings and Grad-CAM side by side",
+    "thumbnail": "docs/viewer.png",
+    "tags": ["chest-x-ray", "medical-imaging", "segmentation", "grad-cam", "explainability"],
+    "suggested_hardware": "cpu-basic",
+    "pinned": False,
+}
+
+_PARTS: Final = ("cxrdemo", "app.py", "LICENSE", "CITATION.cff", "docs/viewer.png")
+_WRITTEN: Final = ("README.md", "requirements.txt", ".gitattributes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Assembles the folder and says how to push it.
+
+    Raises:
+        SettingError: If this is no clone of the repository, or the folder holds something else.
+        CheckpointError: If a checkpoint is missing or altered.
+    """
+    target: Path = args.to
+    _check(target)
+    location = str(args.checkpoints)
+    readme = _readme(location)  # raises if there are no such weights, before anything is written
+    target.mkdir(parents=True, exist_ok=True)
+    for part in _PARTS:
+        _copy(REPOSITORY / part, target / part)
+    if location.startswith(HUB):
+        _fetch_weights_at_start(target / "app.py", location)
+    else:
+        _copy_checkpoints(CheckpointStore.open(Path(location)), target / "checkpoints")
+    (target / "README.md").write_text(readme, encoding="utf-8")
+    (target / "requirements.txt").write_text(_requirements(args.index), encoding="utf-8")
+    large = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LARGE_FILES)
+    (target / ".gitattributes").write_text(large, encoding="utf-8")
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    say(f"{target}: {size / 2**20:.0f} MB. Push it with")
+    say(f"  hf upload OWNER/NAME {target} . --repo-type space")
+    return 0
+
+
+def _check(target: Path) -> None:
+    if not (REPOSITORY / "requirements.txt").is_file():
+        raise SettingError("A Space is assembled from a clone of the repository; this is none.")
+    if target.resolve() == REPOSITORY or REPOSITORY in target.resolve().parents:
+        raise SettingError("--to must name a folder outside the repository.")
+    if target.exists() and not target.is_dir():
+        raise SettingError(f"--to {target} is a file; name a folder.")
+    known = {*(Path(part).parts[0] for part in _PARTS), *_WRITTEN, "checkpoints", ".git", ".cache"}
+    strangers = {path.name for path in target.iterdir()} - known if target.exists() else set()
+    if strangers:
+        raise SettingError(
+            f"--to {target} holds something else ({', '.join(sorted(strangers)[:3])}). Name an "
+            "empty folder, or a clone of the Space."
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)  # what was dropped since must not stay
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    else:
+        shutil.copy(source, target)
+
+
+def _copy_checkpoints(store: CheckpointStore, target: Path) -> None:
+    """The manifest and what it lists, verified; weights that no manifest lists stay behind."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copy(store.folder / MANIFEST_NAME, target)
+    for spec in store.specs:
+        store.load(spec)
+        shutil.copy(store.folder / spec.file, target)
+        card = (store.folder / spec.file).with_suffix(".md")
+        if card.is_file():
+            shutil.copy(card, target)
+
+
+def _fetch_weights_at_start(app: Path, location: str) -> None:
+    """Has the Space use a model repository unless its own variable names another."""
+    start = 'if __name__ == "__main__":'
+    setting = f'os.environ.setdefault("CXRDEMO_CHECKPOINTS", {location!r})\n\n'
+    text = app.read_text(encoding="utf-8").replace("import sys\n", "import os\nimport sys\n", 1)
+    app.write_text(text.replace(start, setting + start, 1), encoding="utf-8")
+
+
+def _readme(location: str) -> str:
+    matter = {**FRONT_MATTER, "sdk_version": _pins()["gradio"]}
+    if location.startswith(HUB):
+        repository, _, revision = location.removeprefix(HUB).partition("@")
+        matter["models"] = [repository]
+        store = CheckpointStore.open(checkpoint_folder(location))
+        files = ",".join([MANIFEST_NAME, *(spec.file for spec in store.specs)])
+        matter["preload_from_hub"] = [f"{repository} {files} {revision}"]
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    body = text.split("\n---\n", 1)[1] if text.startswith("---\n") else text
+    head = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\nAssembled from version {__version__}.\n{body}"
+
+
+def _requirements(index: str | None) -> str:
+    """The pinned list, with a further package index for PyTorch's CPU wheels where one is named."""
+    pinned = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    return f"--extra-index-url {index}\n{pinned}" if index else pinned
+
+
+def _pins() -> dict[str, str]:
+    lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))

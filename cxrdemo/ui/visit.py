@@ -1,0 +1,597 @@
+"""What one visitor has on the page, and the answers to what the visitor asks. No gradio.
+
+An upload reads all three maskings at once and sends the viewer everything it may be asked to show;
+toggles and sliders then work in the browser alone. Only an upload, a margin let go of, a mask
+correction and an override come here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+
+from cxrdemo.errors import CheckpointError, CxrDemoError, PromptError
+from cxrdemo.examples import Example
+from cxrdemo.files import read_radiograph
+from cxrdemo.masking import MAX_MARGIN, margin_remarks
+from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import Analysis, MaskingMode, Probes
+from cxrdemo.ui import panels
+from cxrdemo.ui.batch import Batch
+from cxrdemo.ui.line import Line
+from cxrdemo.ui.models import Models
+from cxrdemo.ui.payload import (
+    PROBED_MARGINS,
+    Payload,
+    findings_part,
+    image_part,
+    lungs_part,
+    payload,
+    probes_part,
+)
+from cxrdemo.ui.turn import Ticket, Turn
+from cxrdemo.ui.uploads import take
+
+if TYPE_CHECKING:
+    from cxrdemo.pipeline import Found
+
+MAX_CORRECTIONS: Final = 20
+"""How many corrections can be taken back one by one; the automatic mask always can."""
+
+MAX_VISITS: Final = 64
+MAX_HELD_BYTES: Final = 2 * 2**30
+"""Visitors whose image is kept, and what their images may take in memory together."""
+
+MAX_DECODING: Final = 2
+"""Files decoded at the same time: a large one takes more than a gigabyte meanwhile."""
+
+GONE: Final = (
+    "The server no longer has this image: it was let go of, or the server was started anew. Please "
+    "open it again."
+)
+
+UNREAD: Final = "This image was not read to its end. Please open it again."
+
+_EXAMPLES: Final = Path(__file__).parent / "examples"
+
+_decoding: Final = threading.BoundedSemaphore(MAX_DECODING)
+
+_log = logging.getLogger(__name__)
+
+Detail = Mapping[str, Any]
+"""What the viewer tells with a question, as plain JSON types."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page is to show next; None leaves a part as it is.
+
+    Attributes:
+        payload: For the viewer.
+        status: HTML of the line of status.
+        details: HTML on how the image was read.
+    """
+
+    payload: Payload | None = None
+    status: str | None = None
+    details: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """An image that was read, and what was done with it since.
+
+    Attributes:
+        study: Identifies the image, for the viewer.
+        analysis: What is shown.
+        found: The mask and the embedding to correct it from; None without a segmenter.
+        automatic: The mask before all corrections.
+        history: Masks before each correction, the latest last.
+        accepted: Whether the user asked for the numbers in spite of the doubts.
+        probes: What the findings hang on; None until it is known.
+    """
+
+    study: str
+    analysis: Analysis
+    found: Found | None
+    automatic: Found | None = None
+    history: tuple[Found, ...] = ()
+    accepted: bool = False
+    probes: Probes | None = None
+
+    @property
+    def withheld(self) -> bool:
+        """Whether no number is shown."""
+        return bool(self.analysis.doubts) and not self.accepted
+
+    @property
+    def can_be_probed(self) -> bool:
+        """Whether there is something to ask what it hangs on, and it was not asked yet."""
+        return bool(self.analysis.readings) and not self.withheld and self.probes is None
+
+
+class Visit:
+    """One visitor: the image being read, the batch, and whose turn it is.
+
+    Every answer is a generator of what to show, stage by stage. An error is shown too, in words
+    that name no file; it changes nothing.
+    """
+
+    def __init__(self, models: Models, line: Line | None = None, *, key: str = "visitor") -> None:
+        """Nothing is open yet.
+
+        Args:
+            models: The models of the page.
+            line: Where all visitors wait; None for a visitor alone.
+            key: The visitor's name in that line.
+        """
+        self._models = models
+        self._line = line or Line()
+        self._key = key
+        self._turn = Turn()
+        self._lock = threading.Lock()
+        self._probed: Found | None = None
+        self.session: Session | None = None
+        self.batch: Final = Batch(models, self._line, key)
+
+    # ---- A new image ---------------------------------------------------------------------------
+
+    def open_upload(self, path: str) -> Iterator[Shown]:
+        """Takes an uploaded file off the disk, and analyses the image stage by stage."""
+        ticket = self._turn.start()
+        yield from self._opened(ticket, lambda: read_radiograph(take(path)))
+
+    def open_example(self, example: Example) -> Iterator[Shown]:
+        """Analyses a bundled example, marked as synthetic wherever it is shown."""
+        ticket = self._turn.start()
+        yield from self._opened(ticket, partial(_read_example, example))
+
+    def _opened(self, ticket: Ticket, read: Callable[[], Radiograph]) -> Iterator[Shown]:
+        """Image, then lungs, then findings, then probes: each is shown as soon as it is there."""
+        yield Shown(status=panels.note("Reading the file…"))
+        with _Failures() as failures:
+            with _decoding:
+                radiograph = read()
+            if ticket.is_off():
+                return
+            study = secrets.token_hex(4)
+            bare = Analysis(radiograph, None, {}, (), {}, ())
+            synthetic = panels.SYNTHETIC in radiograph.source.warnings
+            parts: Payload = {"study": study, "synthetic": synthetic}
+            parts |= image_part(bare)
+
+            def stage(words: str) -> Shown:
+                return Shown(payload(**(parts | {"stage": words})), panels.note(words))
+
+            def read_findings() -> Iterator[Shown]:
+                pipeline = self._models.pipeline()
+                start = time.perf_counter()
+                found = pipeline.find(radiograph) if pipeline.segmenter_spec else None
+                seconds = time.perf_counter() - start
+                lungs = found.lungs if found else None
+                parts.update(lungs_part(replace(bare, lungs=lungs)))
+                yield stage("Reading the findings…")
+                analysis = _and_lungs(pipeline.analyse(radiograph, lungs=lungs), seconds)
+                session = Session(study, analysis, found, automatic=found)
+                if self._keep(ticket, session):
+                    yield self._shown(session, parts, probes=None)
+
+            yield stage("Finding the lungs…" if self._models.are_loaded else "Loading the models…")
+            yield from self._served(ticket, read_findings, waiting=stage)
+            yield from self._probes(ticket, parts)
+        yield from failures.shown()
+
+    def open_listed(self) -> Iterator[Shown]:
+        """Analyses the file of the batch that is open there."""
+        ticket = self._turn.start()
+        yield from self._opened(ticket, lambda: read_radiograph(self.batch.opened()))
+
+    def read_batch(self) -> Iterator[tuple[str, bool]]:
+        """Reads the files of the batch that were not read yet.
+
+        Yields:
+            How far it is, or why it goes no further, and whether that is an error.
+        """
+        with _Failures() as failures:
+            for words in self.batch.read():
+                yield words, False
+        if failures.reason is not None:
+            yield failures.reason, True
+
+    # ---- Questions about the image ---------------------------------------------------------------
+
+    def ask(self, question: str, detail: Detail) -> Iterator[Shown]:
+        """Answers a question of the viewer about the image it shows.
+
+        A question about another image than the session's, one whose reading was stopped, is not
+        answered: the answer would be about the image before.
+
+        Args:
+            question: The event's name, one of `QUESTIONS`.
+            detail: With `study`, and what the question needs.
+        """
+        ticket = self._turn.join()
+        session = self.session
+        if session is None or session.study != detail.get("study"):
+            yield _failed(GONE if session is None else UNREAD)
+            return
+        with _Failures() as failures:
+            answer = partial(QUESTIONS[question], self, ticket, detail)
+            yield from self._served(ticket, answer, waiting=_says)
+            yield from self._probes(ticket)
+        yield from failures.shown()
+
+    def _change_margin(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Reads the loose masking again at another margin; the others stay as they are."""
+        session, pipeline = self._session(), self._models.pipeline()
+        before, mode = session.analysis, MaskingMode.LOOSE
+        (margin,) = _numbers(detail, "margin")
+        if not 0.0 <= margin <= MAX_MARGIN:
+            raise PromptError(f"A margin lies between 0 and {MAX_MARGIN:.0%} of the lungs' height.")
+        loose = pipeline.analyse(
+            before.radiograph,
+            lungs=before.lungs,
+            maskings=[mode],
+            margin=margin,
+        )
+        readings = {**before.readings, **loose.readings}
+        warnings = before.warnings
+        if mode in loose.readings and mode in before.readings:
+            spec = self._models.findings.get(mode)
+            trained = spec.margin_range if spec else None
+            old = margin_remarks(before.readings[mode].margin, trained=trained)
+            new = margin_remarks(margin, trained=trained)
+            warnings = (*(text for text in warnings if text not in old), *new)
+        session = replace(session, analysis=replace(before, readings=readings, warnings=warnings))
+        if self._keep(ticket, session):
+            yield self._shown(session)
+
+    def _correct(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Corrects the mask by a click or a box and reads the findings again."""
+        session, pipeline = self._session(), self._models.pipeline()
+        found = _there_is_a_mask(session)
+        start = time.perf_counter()
+        if detail.get("kind") == "box":
+            x0, y0, x1, y1 = _numbers(detail, "x0", "y0", "x1", "y1")
+            corrected = pipeline.correct(found, box=(x0, y0, x1, y1))
+        else:
+            x, y = _numbers(detail, "x", "y")
+            corrected = pipeline.correct(found, click=(x, y), add=bool(detail.get("add", True)))
+        seconds = time.perf_counter() - start
+        yield from self._read_again(ticket, _with_mask(session, corrected), seconds)
+
+    def _undo(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Takes back the last correction, be it the return to the automatic mask."""
+        session = self._session()
+        if not session.history:
+            yield Shown(_payload(session))
+            return
+        *history, found = session.history
+        yield from self._read_again(
+            ticket, replace(session, found=found, history=tuple(history), probes=None)
+        )
+
+    def _reset(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Takes the automatic mask."""
+        session = self._session()
+        if session.automatic is None or session.found is session.automatic:
+            yield Shown(_payload(session))
+            return
+        yield from self._read_again(ticket, _with_mask(session, session.automatic))
+
+    def _accept(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Shows the numbers of an image that the gate holds back; the doubts stay in sight."""
+        session = replace(self._session(), accepted=True)
+        if self._keep(ticket, session):
+            yield self._shown(session, probes=None)
+
+    def _read_again(
+        self, ticket: Ticket, session: Session, seconds: float = 0.0
+    ) -> Iterator[Shown]:
+        """The same image with another mask, found in some seconds."""
+        pipeline = self._models.pipeline()
+        radiograph, found = session.analysis.radiograph, session.found
+        lungs = found.lungs if found else None
+        loose = session.analysis.readings.get(MaskingMode.LOOSE)
+        margin = loose.margin if loose else None
+        analysis = _and_lungs(pipeline.analyse(radiograph, lungs=lungs, margin=margin), seconds)
+        # A mask made by hand answers the doubts about the automatic one, and only those.
+        session = replace(session, analysis=analysis)
+        if self._keep(ticket, session):
+            yield self._shown(session, lungs_part(analysis), probes=None)
+
+    # ---- Ends ------------------------------------------------------------------------------------
+
+    def stop(self) -> Iterator[Shown]:
+        """Ends what runs or waits, between two stages."""
+        self._turn.end()
+        yield replace(_failed("Stopped."), status=panels.note("Stopped."))
+
+    def clear(self) -> Iterator[Shown]:
+        """The page as it was before any image."""
+        self._forget()
+        yield Shown(payload(clear=True), panels.status(None), "<p>No image yet.</p>")
+
+    def end(self) -> None:
+        """Forgets everything: the visitor has gone."""
+        self._forget()
+        self.batch.clear()
+
+    @property
+    def held_bytes(self) -> int:
+        """About what the open image takes in memory."""
+        session = self.session
+        if session is None:
+            return 0
+        pixels = session.analysis.radiograph.pixels
+        # The pixels, and a byte per pixel for each mask and each masking's region.
+        masks = len(session.history) + 1 + len(session.analysis.readings)
+        return pixels.nbytes + pixels.size * masks
+
+    # ---- How an answer comes about ---------------------------------------------------------------
+
+    def _served(
+        self,
+        ticket: Ticket,
+        work: Callable[[], Iterator[Shown]],
+        *,
+        waiting: Callable[[str], Shown],
+    ) -> Iterator[Shown]:
+        """What some work shows, once its turn has come and as long as its ticket stands."""
+        with self._line.join(self._key) as place:
+            for ahead in place.wait(ticket.is_off):
+                yield waiting(panels.ahead(ahead))
+            if ticket.is_off():
+                return
+            for shown in work():
+                if ticket.is_off():
+                    return
+                yield shown
+
+    def _probes(self, ticket: Ticket, image: Payload | None = None) -> Iterator[Shown]:
+        """What the findings hang on, if it is not known yet; others are served in between.
+
+        Args:
+            ticket: Of the question that is answered.
+            image: What the viewer must be sent again, for it may drop what is overtaken.
+        """
+        session = self.session
+        if ticket.is_off() or session is None or not session.can_be_probed:
+            return
+        lungs = session.analysis.lungs
+        if lungs is None or self._probed is session.found:
+            return
+
+        def is_off() -> bool:
+            now = self.session
+            return ticket.is_off() or now is None or now.found is not session.found
+
+        self._probed = session.found
+        try:
+            radiograph = session.analysis.radiograph
+            answers = self._models.pipeline().probe(radiograph, lungs, PROBED_MARGINS)
+            probes, more = None, True
+            while more:
+                with self._line.join(self._key, again=True) as place:
+                    for _ in place.wait(is_off):
+                        pass
+                    if is_off():
+                        return
+                    known = next(answers, None)
+                probes, more = known or probes, known is not None
+        finally:
+            self._probed = None
+        with self._lock:
+            now = self.session
+            if is_off() or now is None:
+                return
+            now = self.session = replace(now, probes=probes)
+        parts = (image or {}) | lungs_part(now.analysis) | probes_part(probes)
+        yield Shown(self._shown(now, parts).payload)
+
+    def _keep(self, ticket: Ticket, session: Session) -> bool:
+        """Keeps an image, unless it was called off meanwhile."""
+        with self._lock:
+            if ticket.is_off():
+                return False
+            self.session = session
+            return True
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._turn.end()
+            self.session = None
+
+    def _session(self) -> Session:
+        """The image as the question before has left it."""
+        if self.session is None:
+            raise PromptError(GONE)
+        return self.session
+
+    def _shown(
+        self, session: Session, parts: Payload | None = None, **more: Unpack[Payload]
+    ) -> Shown:
+        analysis = session.analysis
+        sent: Payload = (parts or {}) | _payload(session, **more)
+        if session.withheld:
+            sent |= {"maskings": None, "peak": 0.0}
+        else:
+            sent |= findings_part(analysis, self._models.findings)
+        return Shown(sent, panels.status(analysis), panels.how_read(analysis))
+
+
+QUESTIONS: Final[Mapping[str, Callable[[Visit, Ticket, Detail], Iterator[Shown]]]] = {
+    "margin_changed": Visit._change_margin,
+    "mask_prompt": Visit._correct,
+    "mask_undo": Visit._undo,
+    "mask_reset": Visit._reset,
+    "accept_anyway": Visit._accept,
+}
+"""The viewer's events, and who answers."""
+
+
+class Visits:
+    """The visitors that are here; a bound on how many, and on how much of theirs is kept."""
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        most: int = MAX_VISITS,
+        most_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
+        """Nobody is here yet.
+
+        Args:
+            models: The models of the page.
+            most: How many visitors are kept; whoever has asked for nothing the longest goes first.
+            most_bytes: How much memory their images may take together, likewise.
+        """
+        self._models = models
+        self._most, self._most_bytes = most, most_bytes
+        self._lock = threading.Lock()
+        self._here: dict[str, Visit] = {}
+        self.line: Final = Line()
+
+    def of(self, key: str) -> Visit:
+        """A visitor's, who has just asked for something.
+
+        Args:
+            key: Names the visitor's tab.
+        """
+        with self._lock:
+            visit = self._here.pop(key, None) or Visit(self._models, self.line, key=key)
+            self._here[key] = visit  # the last in the order of asking
+            gone = self._too_many()
+        for other in gone:
+            other.end()
+        return visit
+
+    def end(self, key: str) -> None:
+        """Forgets a visitor whose tab was closed."""
+        with self._lock:
+            visit = self._here.pop(key, None)
+        if visit is not None:
+            visit.end()
+
+    def end_all(self) -> None:
+        """Forgets all, and sends away whoever waits: the server ends."""
+        self.line.close()
+        for key in list(self._here):
+            self.end(key)
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    def _too_many(self) -> list[Visit]:
+        """Takes out who must go for the last one's sake; the lock is held."""
+        gone = []
+        held = sum(visit.held_bytes for visit in self._here.values())
+        while len(self._here) > 1 and (len(self._here) > self._most or held > self._most_bytes):
+            other = self._here.pop(next(iter(self._here)))
+            held -= other.held_bytes
+            gone.append(other)
+        return gone
+
+
+class _Failures:
+    """Turns every failure inside it into words that name no file and show no traceback."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.reason = in_words(error)
+        return True
+
+    def shown(self) -> Iterator[Shown]:
+        """The failure, if there was one."""
+        if self.reason is not None:
+            yield _failed(self.reason)
+
+
+def in_words(error: Exception) -> str:
+    """What a visitor is told of an error; an unforeseen one is logged under the number told."""
+    if isinstance(error, CxrDemoError):
+        return str(error)
+    incident = secrets.token_hex(4)
+    _log.error("Incident %s", incident, exc_info=error)
+    return f"Something went wrong here, not with your image. Incident {incident} in the log."
+
+
+def _read_example(example: Example) -> Radiograph:
+    radiograph = read_radiograph(_EXAMPLES / example.name)
+    source = radiograph.source
+    marked = replace(source, warnings=(panels.SYNTHETIC, *source.warnings))
+    return replace(radiograph, source=marked)
+
+
+def _and_lungs(analysis: Analysis, seconds: float) -> Analysis:
+    """An analysis that was given its mask, with the seconds that the mask took."""
+    sum_of = analysis.seconds.get("lungs", 0.0) + seconds
+    return replace(analysis, seconds={**analysis.seconds, "lungs": sum_of})
+
+
+def _there_is_a_mask(session: Session) -> Found:
+    if session.found is None:
+        raise CheckpointError("There is no lung segmenter, so no mask to correct.")
+    return session.found
+
+
+def _with_mask(session: Session, found: Found) -> Session:
+    """A session whose mask was corrected; what it was can be taken back."""
+    history = () if session.found is None else (*session.history, session.found)
+    return replace(session, found=found, history=history[-MAX_CORRECTIONS:], probes=None)
+
+
+def _numbers(detail: Detail, *names: str) -> list[float]:
+    """Some numbers of a question.
+
+    Raises:
+        PromptError: If one is missing or is no finite number.
+    """
+    values = [detail.get(name) for name in names]
+    numbers = [float(value) for value in values if isinstance(value, (int, float))]
+    if len(numbers) != len(names) or not all(map(math.isfinite, numbers)):
+        raise PromptError(f"Expected numbers for {', '.join(names)}; the page sent something else.")
+    return numbers
+
+
+def _payload(session: Session, **parts: Unpack[Payload]) -> Payload:
+    """A payload with the state of an image."""
+    state: Payload = {
+        "study": session.study,
+        "stage": None,
+        "doubts": [doubt.message for doubt in session.analysis.doubts],
+        "withheld": session.withheld,
+        "corrections": len(session.history),
+    }
+    return payload(**(state | parts))
+
+
+def _says(words: str) -> Shown:
+    return Shown(status=panels.note(words))
+
+
+def _failed(reason: str) -> Shown:
+    """Tells the viewer that no answer will come, and why."""
+    return Shown(payload(failed=True, reason=reason), panels.note(reason, is_error=True))

@@ -1,0 +1,151 @@
+"""What is pushed to a Space, and whether it starts as a Space starts it: `python app.py`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cxrdemo import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def no_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty manifest: a page that says what is missing, and no 160 MB to copy."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    manifest = {"schema": 1, "checkpoints": []}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory, no_checkpoints: Path) -> Path:
+    folder = tmp_path_factory.mktemp("spaces") / "space"
+    assert cli.main(["space", "--to", str(folder), "--checkpoints", str(no_checkpoints)]) == 0
+    return folder
+
+
+def front_matter(folder: Path) -> dict:
+    _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(head)
+
+
+def test_front_matter_is_complete_and_names_what_is_there(space: Path) -> None:
+    matter = front_matter(space)
+    assert matter["sdk"] == "gradio"
+    assert f"gradio=={matter['sdk_version']}\n" in (space / "requirements.txt").read_text("utf-8")
+    assert (space / matter["app_file"]).is_file()
+    assert (space / matter["thumbnail"]).is_file()
+    assert len(matter["short_description"]) <= 60
+    assert matter["license"] == "apache-2.0"
+    assert matter["tags"]
+
+
+def test_every_binary_file_is_in_large_file_storage(space: Path) -> None:
+    patterns = [
+        line.split()[0]
+        for line in (space / ".gitattributes").read_text(encoding="utf-8").splitlines()
+    ]
+    for path in space.rglob("*"):
+        if path.is_file() and b"\0" in path.read_bytes():
+            assert any(path.match(pattern) for pattern in patterns), path
+
+
+def test_nothing_is_pushed_that_the_app_does_not_need(space: Path) -> None:
+    assert {path.name for path in space.iterdir()} == {
+        ".gitattributes", "CITATION.cff", "LICENSE", "README.md", "app.py", "checkpoints",
+        "cxrdemo", "docs", "requirements.txt",
+    }  # fmt: skip
+    assert not list(space.rglob("__pycache__"))
+
+
+def test_a_second_assembly_replaces_and_drops_what_was_dropped(
+    space: Path, no_checkpoints: Path
+) -> None:
+    (space / "cxrdemo" / "dropped.py").write_text("", encoding="utf-8")
+    args = ["space", "--to", str(space), "--checkpoints", str(no_checkpoints)]
+    assert cli.main([*args, "--index", "https://example.org/cpu"]) == 0
+    assert not (space / "cxrdemo" / "dropped.py").exists()
+    first = (space / "requirements.txt").read_text(encoding="utf-8").splitlines()[0]
+    assert first == "--extra-index-url https://example.org/cpu"
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path: Path, no_checkpoints: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
+    for target in (tmp_path, ROOT, ROOT / "space", tmp_path / "thesis.tex"):
+        args = ["space", "--to", str(target), "--checkpoints", str(no_checkpoints)]
+        assert cli.main(args) == 2, target
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert not (ROOT / "space").exists()
+
+
+def test_weights_of_a_model_repository_are_preloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxrdemo.commands.space.checkpoint_folder", lambda _: ROOT / "checkpoints")
+    folder = tmp_path / "space"
+    location = "hf://owner/weights@abc123"
+    assert cli.main(["space", "--to", str(folder), "--checkpoints", location]) == 0
+    matter = front_matter(folder)
+    assert matter["models"] == ["owner/weights"]
+    repository, files, revision = matter["preload_from_hub"][0].split(" ")
+    assert (repository, revision) == ("owner/weights", "abc123")
+    manifest = json.loads((ROOT / "checkpoints" / "manifest.json").read_text(encoding="utf-8"))
+    listed = [entry["file"] for entry in manifest["checkpoints"]]
+    assert files.split(",") == ["manifest.json", *listed]
+    assert not (folder / "checkpoints").exists()
+    app = (folder / "app.py").read_text(encoding="utf-8")
+    assert f'os.environ.setdefault("CXRDEMO_CHECKPOINTS", {location!r})' in app
+    compile(app, "app.py", "exec")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_it_starts_bare_and_serves_under_a_sub_path_behind_a_proxy(space: Path) -> None:
+    port = free_port()
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_ROOT_PATH": "/viewer",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "app.py"],
+        cwd=space,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/",
+            headers={"X-Forwarded-Host": "films.example.org", "X-Forwarded-Proto": "https"},
+        )
+        page = ""
+        while not page:
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            try:
+                page = urllib.request.urlopen(request, timeout=60).read().decode()
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        assert "Chest X-ray viewer" in page
+        assert "https://films.example.org/viewer" in page
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/gradio_api/startup-events", timeout=60
+        ) as health:
+            assert health.status == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

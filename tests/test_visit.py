@@ -1,0 +1,602 @@
+import base64
+import gc
+import logging
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fakes import (
+    BlindSegmenter,
+    EllipseSegmenter,
+    fake_pipeline,
+    findings_spec,
+    phantom_pipeline,
+    tiny_classifier,
+    tiny_segmenter,
+)
+
+from cxrdemo.checkpoints import Estimate, OperatingPoint
+from cxrdemo.errors import CheckpointError
+from cxrdemo.examples import EXAMPLES, Example
+from cxrdemo.phantom import make_phantom
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.radiograph import Radiograph, Source
+from cxrdemo.rendering import encode_png, grey
+from cxrdemo.results import Doubt, MaskingMode, Probes
+from cxrdemo.ui import panels
+from cxrdemo.ui import visit as visit_module
+from cxrdemo.ui.line import Line
+from cxrdemo.ui.models import Models
+from cxrdemo.ui.payload import findings_part
+from cxrdemo.ui.visit import GONE, MAX_CORRECTIONS, UNREAD, Session, Shown, Visit, Visits
+
+BUNDLED_EXAMPLES = Path(visit_module.__file__).parent / "examples"
+DICOM = BUNDLED_EXAMPLES / "synthetic-nodule.dcm"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    """The gate is on, and accepts the examples."""
+    return phantom_pipeline()
+
+
+@pytest.fixture
+def visit(pipeline: Pipeline) -> Visit:
+    return Visit(Models.of(pipeline))
+
+
+@pytest.fixture
+def accepting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For fakes whose masks are no lungs: the gate would say so."""
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
+
+
+def uploaded(tmp_path: Path, content: bytes, name: str = "doe-john.bin") -> str:
+    folder = tmp_path / name
+    folder.mkdir()
+    path = folder / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def opened(visit: Visit, example: Example = EXAMPLES[0]) -> list[dict[str, Any]]:
+    """What the viewer is sent."""
+    return payloads(visit.open_example(example))
+
+
+def payloads(answer: Iterator[Shown]) -> list[dict[str, Any]]:
+    return [dict(shown.payload) for shown in answer if shown.payload is not None]
+
+
+def asked(visit: Visit, question: str, **detail: Any) -> list[dict[str, Any]]:
+    """What the viewer is sent in answer to a question about the open image."""
+    return payloads(visit.ask(question, {"study": session_of(visit).study, **detail}))
+
+
+def session_of(visit: Visit) -> Session:
+    assert visit.session is not None
+    return visit.session
+
+
+def seen(answer: Iterator[Shown]) -> str:
+    """All that reaches the page."""
+    return "".join(f"{s.payload}{s.status}{s.details}" for s in answer)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_upload_is_read_by_content_and_deleted(visit: Visit, tmp_path: Path, example) -> None:
+    path = uploaded(tmp_path, (BUNDLED_EXAMPLES / example.name).read_bytes())
+    answer = list(visit.open_upload(path))
+    assert not Path(path).parent.exists()
+    analysis = session_of(visit).analysis
+    assert set(analysis.readings) == set(MaskingMode)
+    payload = payloads(iter(answer))[-1]
+    for mode, reading in analysis.readings.items():
+        sent = payload["maskings"][str(mode)]
+        assert [f["p"] for f in sent["findings"]] == reading.findings.probabilities.tolist()
+        assert sent["noFinding"] == reading.findings.no_finding
+        cells = [heat["cells"] for heat in sent["heat"]]
+        np.testing.assert_allclose(cells, [m.grid.ravel() for m in reading.saliency], rtol=1e-5)
+    assert payload["image"]["native"] == [example.side_px, example.side_px]
+    assert "doe-john" not in seen(iter(answer))
+
+
+def test_image_lungs_and_findings_come_one_after_the_other(visit: Visit) -> None:
+    sent = opened(visit)
+    # Each holds all that the ones before did: the viewer drops what is overtaken.
+    assert all("image" in p for p in sent)
+    assert ["lungs" in p for p in sent] == [False, True, True, True]
+    assert ["maskings" in p for p in sent] == [False, False, True, True]
+    assert [p["stage"] is None for p in sent] == [False, False, True, True]
+    assert [bool(p.get("probes")) for p in sent] == [False, False, False, True]
+    assert len({p["run"] for p in sent}) == 4
+    assert len({p["study"] for p in sent}) == 1
+
+
+def test_the_picture_sent_is_the_x_ray_to_the_bit(visit: Visit) -> None:
+    url = opened(visit)[0]["image"]["url"]
+    png = np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8)
+    sent = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(sent, grey(session_of(visit).analysis.radiograph)[..., 0])
+
+
+def test_example_is_marked_as_synthetic_wherever_it_is_shown(visit: Visit) -> None:
+    for example in EXAMPLES:
+        answer = list(visit.open_example(example))
+        assert payloads(iter(answer))[0]["synthetic"] is True
+        last = next(shown for shown in answer if shown.details)
+        assert "SYNTHETIC" in last.status
+        assert "SYNTHETIC" in last.details
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 100, b"\x89PNG\r\n\x1a\nbroken"])
+def test_broken_upload_is_told_in_words_and_the_image_before_stays(
+    visit: Visit, tmp_path: Path, content: bytes
+) -> None:
+    opened(visit)
+    before = session_of(visit)
+    path = uploaded(tmp_path, content)
+    *_, last = visit.open_upload(path)
+    assert last.payload["failed"] is True
+    assert len(last.payload["reason"].split()) > 5
+    assert 'role="alert"' in last.status
+    assert "doe-john" not in seen(iter([last]))
+    assert visit.session is before
+    assert not Path(path).exists()
+
+
+def test_an_upload_that_is_gone_is_told_in_words(visit: Visit, tmp_path: Path) -> None:
+    *_, last = visit.open_upload(str(tmp_path / "gone.dcm"))
+    assert "choose it again" in last.payload["reason"]
+
+
+def test_unexpected_failure_shows_only_its_number(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    pipeline = phantom_pipeline()
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot open /data/doe-john.dcm")
+
+    monkeypatch.setattr(pipeline, "analyse", fail)
+    visit = Visit(Models.of(pipeline))
+    with caplog.at_level(logging.ERROR):
+        *_, last = visit.open_upload(uploaded(tmp_path, DICOM.read_bytes()))
+    assert "doe-john" not in seen(iter([last]))
+    incident = re.search(r"Incident (\w{8})", last.payload["reason"])
+    assert incident is not None
+    assert incident[1] in caplog.text
+    # The line goes on: a failure gives its place up.
+    monkeypatch.undo()
+    assert opened(visit)[-1]["probes"]
+
+
+def test_seconds_tell_the_whole_time_of_each_stage(
+    monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline
+) -> None:
+    """The segmenter runs before the analysis, and its time was left out."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(visit_module.time, "perf_counter", lambda: float(next(ticks)))
+    visit = Visit(Models.of(pipeline))
+    opened(visit)
+    seconds = session_of(visit).analysis.seconds
+    # One tick around finding the lungs, one for each stage of the analysis.
+    assert seconds["lungs"] >= 2
+    assert sum(seconds.values()) > 4
+
+
+# ---- Questions ---------------------------------------------------------------------------------
+
+
+def test_margin_reads_the_loose_masking_again_and_no_other(visit: Visit) -> None:
+    opened(visit)
+    before = session_of(visit)
+    (payload,) = asked(visit, "margin_changed", margin=0.15)
+    after = session_of(visit)
+    for mode in (MaskingMode.NONE, MaskingMode.TIGHT):
+        assert after.analysis.readings[mode] is before.analysis.readings[mode]
+    assert after.analysis.readings[MaskingMode.LOOSE].margin == pytest.approx(0.15)
+    assert payload["study"] == before.study
+    assert "image" not in payload
+
+
+def test_margin_keeps_the_warnings_of_the_other_maskings(accepting: None) -> None:
+    modes = (MaskingMode.NONE, MaskingMode.LOOSE)
+    visit = Visit(
+        Models.of(Pipeline(EllipseSegmenter(), {mode: tiny_classifier(mode) for mode in modes}))
+    )
+    opened(visit)
+    before = session_of(visit).analysis.warnings
+    assert any("'tight'" in warning for warning in before)
+    asked(visit, "margin_changed", margin=0.3)
+    outside = session_of(visit).analysis.warnings
+    assert set(before) < set(outside)
+    assert any("30%" in warning for warning in outside)
+    asked(visit, "margin_changed", margin=0.08)
+    assert session_of(visit).analysis.warnings == before
+
+
+@pytest.mark.parametrize(
+    ("question", "detail"),
+    [
+        ("margin_changed", {"margin": 0.9}),
+        ("margin_changed", {"margin": float("nan")}),
+        ("margin_changed", {}),
+        ("margin_changed", {"margin": "0.1"}),
+        ("mask_prompt", {"kind": "click", "x": 1.0}),
+        ("mask_prompt", {"kind": "box", "x0": 1, "y0": 2, "x1": None, "y1": 3}),
+        ("mask_prompt", {"kind": "click", "x": -5.0, "y": 0.0, "add": True}),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_told_in_words(
+    visit: Visit, question: str, detail: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(visit)
+    before = session_of(visit)
+    *_, last = asked(visit, question, **detail)
+    assert last["failed"] is True
+    assert "Incident" not in last["reason"]
+    assert visit.session is before
+
+
+def correctable() -> Visit:
+    """Random weights: their masks are no lungs, but they can be corrected."""
+    pipeline = Pipeline(tiny_segmenter(), {mode: tiny_classifier(mode) for mode in MaskingMode})
+    return Visit(Models.of(pipeline))
+
+
+CLICK = {"kind": "click", "x": 100.0, "y": 120.0, "add": True}
+BOX = {"kind": "box", "x0": 10.0, "y0": 10.0, "x1": 300.0, "y1": 500.0}
+
+
+def test_corrections_are_undone_one_by_one_or_all_at_once(accepting: None) -> None:
+    visit = correctable()
+    opened(visit)
+    start = session_of(visit).found
+    asked(visit, "mask_prompt", **CLICK)
+    once = session_of(visit).found
+    asked(visit, "mask_prompt", **BOX)
+    twice = session_of(visit)
+    assert twice.history == (start, once)
+    assert twice.analysis.lungs is None or twice.analysis.lungs is twice.found.lungs
+    asked(visit, "mask_undo")
+    assert session_of(visit).found is once
+    asked(visit, "mask_reset")
+    assert session_of(visit).found is start
+    # The return to the automatic mask is itself taken back.
+    asked(visit, "mask_undo")
+    assert session_of(visit).found is once
+    asked(visit, "mask_undo")
+    assert session_of(visit).found is start
+    (nothing,) = asked(visit, "mask_undo")
+    assert nothing["corrections"] == 0
+
+
+def test_the_history_of_corrections_is_bounded_but_not_the_way_back(accepting: None) -> None:
+    visit = correctable()
+    opened(visit)
+    start = session_of(visit).found
+    for _ in range(MAX_CORRECTIONS + 2):
+        asked(visit, "mask_prompt", **CLICK)
+    assert len(session_of(visit).history) == MAX_CORRECTIONS
+    assert start not in session_of(visit).history
+    asked(visit, "mask_reset")
+    assert session_of(visit).found is start
+
+
+def test_a_doubtful_image_shows_no_number_until_the_user_asks(
+    monkeypatch: pytest.MonkeyPatch, visit: Visit
+) -> None:
+    doubt = Doubt("inverted", "Bones are dark.")
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
+    payload = opened(visit)[-1]
+    assert payload["doubts"] == [doubt.message]
+    assert payload["withheld"] is True
+    assert not payload["maskings"]
+    assert not payload.get("probes")
+    first, *_, last = asked(visit, "accept_anyway")
+    assert first["withheld"] is False
+    assert first["doubts"] == [doubt.message]
+    assert set(first["maskings"]) == {"none", "loose", "tight"}
+    assert last["probes"]
+
+
+def test_the_gate_looks_again_after_a_correction(pipeline: Pipeline, tmp_path: Path) -> None:
+    """It refuses ellipses, and accepts the lungs that take their place."""
+    phantom = make_phantom(seed=7, hw=(500, 480))  # one that the segmenter does not know
+    visit = Visit(Models.of(pipeline))
+    png = encode_png(grey(phantom.radiograph))
+    assert payloads(visit.open_upload(uploaded(tmp_path, png)))[-1]["withheld"] is True
+    known = phantom_pipeline()
+    right = known.find(make_phantom(seed=1, hw=(400, 360)).radiograph).lungs
+    mended = cv2.resize(right.sides, (480, 500), interpolation=cv2.INTER_NEAREST)
+    found = session_of(visit).found
+    corrected = replace(found, lungs=replace(found.lungs, sides=mended, quality=right.quality))
+    visit.session = replace(session_of(visit), found=corrected, history=(corrected,))
+    first, *_ = asked(visit, "mask_undo")
+    assert first["withheld"] is False
+    assert first["doubts"] == []
+
+
+# ---- Whose turn it is ----------------------------------------------------------------------------
+
+
+def test_clear_forgets_everything(visit: Visit) -> None:
+    opened(visit)
+    (shown,) = visit.clear()
+    assert visit.session is None
+    assert shown.payload["clear"] is True
+
+
+ENDS: list[Callable[[Visit], Iterator[Shown]]] = [
+    Visit.stop,
+    Visit.clear,
+    lambda visit: visit.open_example(EXAMPLES[1]),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_ends_between_two_stages_once_it_is_not_the_last(visit: Visit, end) -> None:
+    steps = visit.open_example(EXAMPLES[0])
+    next(steps), next(steps)
+    next(end(visit))
+    assert list(steps) == []
+    assert visit.session is None
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_waits_is_called_off_before_it_starts(pipeline: Pipeline, end) -> None:
+    """Stop, Clear and another file hold from the moment they are asked for."""
+    line = Line()
+    other = line.join("somebody else")
+    visit = Visit(Models.of(pipeline), line)
+    steps = visit.open_example(EXAMPLES[0])
+    waiting = [next(steps) for _ in range(3)][-1]
+    assert "1 reading before yours" in waiting.status
+    next(end(visit))
+    assert list(steps) == []
+    other.leave()
+    assert visit.session is None
+    assert not line.is_wanted
+
+
+def test_a_question_that_waits_is_called_off_by_clear(pipeline: Pipeline) -> None:
+    line = Line()
+    visit = Visit(Models.of(pipeline), line)
+    opened(visit)
+    with line.join("somebody else"):
+        answer = visit.ask("margin_changed", {"study": session_of(visit).study, "margin": 0.1})
+        assert "before yours" in next(answer).status
+        list(visit.clear())
+        assert list(answer) == []
+    assert visit.session is None
+
+
+def test_questions_asked_at_once_are_all_answered(accepting: None) -> None:
+    """Two clicks, the second while the first is computed: both hold."""
+    visit = correctable()
+    opened(visit)
+    study = session_of(visit).study
+    first = visit.ask("mask_prompt", {"study": study, **CLICK})
+    second = visit.ask("mask_prompt", {"study": study, **BOX})
+    next(first)
+    threads = [threading.Thread(target=list, args=(answer,)) for answer in (second, first)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(session_of(visit).history) == 2
+
+
+def test_a_new_file_does_not_wait_for_the_probes_of_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = phantom_pipeline()
+    visit, probe = Visit(Models.of(pipeline)), pipeline.probe
+    known: list[Probes] = []
+    second: list[Iterator[Shown]] = []
+
+    def probe_and_open_another(*args: Any) -> Iterator[Probes]:
+        for probes in probe(*args):
+            known.append(probes)
+            if not second:
+                second.append(visit.open_example(EXAMPLES[1]))
+                next(second[0])
+            yield probes
+
+    monkeypatch.setattr(pipeline, "probe", probe_and_open_another)
+    assert not any(payload.get("probes") for payload in opened(visit))
+    assert len(known) == 1
+    assert payloads(second[0])[-1]["probes"]
+
+
+def test_another_visitor_is_served_between_two_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = phantom_pipeline()
+    line, probe = Line(), pipeline.probe
+    first, other = (Visit(Models.of(pipeline), line, key=key) for key in "ab")
+    events: list[str] = []
+    other_runs = threading.Thread(target=lambda: events.extend(_answered(other)))
+
+    def probe_and_wait(radiograph: Radiograph, *args: Any) -> Iterator[Probes]:
+        for probes in probe(radiograph, *args):
+            if radiograph.hw == (EXAMPLES[0].side_px,) * 2:
+                if not events:
+                    other_runs.start()
+                    while not line.is_wanted:
+                        time.sleep(0.01)
+                events.append("probe")
+            yield probes
+
+    monkeypatch.setattr(pipeline, "probe", probe_and_wait)
+    assert opened(first)[-1]["probes"]
+    other_runs.join(60)
+    assert events.index("answered") < len(events) - 1, "answered after the last probe"
+    assert other.session is not None
+
+
+def _answered(visit: Visit) -> Iterator[str]:
+    for shown in visit.open_example(EXAMPLES[1]):
+        if shown.payload and shown.payload.get("maskings"):
+            yield "answered"
+
+
+def test_a_question_about_another_image_is_not_answered(visit: Visit) -> None:
+    (before,) = visit.ask("mask_undo", {"study": "none"})
+    assert before.payload["reason"] == GONE
+    opened(visit)
+    (other,) = visit.ask("mask_undo", {"study": "another"})
+    assert other.payload["reason"] == UNREAD
+
+
+# ---- What the page says --------------------------------------------------------------------------
+
+
+def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
+    evil = "<script>alert(1)</script>"
+    source = Source(evil, 8, steps=(evil,), tags={evil: evil}, warnings=(evil,))
+    pixels = np.random.default_rng(0).random((96, 96), np.float32)
+    analysis = pipeline.analyse(Radiograph(pixels, source=source))
+    html = panels.status(analysis) + panels.how_read(analysis) + panels.note(evil, is_error=True)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 8
+
+
+def test_image_without_lungs_has_no_outline_and_no_masked_finding(accepting: None) -> None:
+    payload = opened(Visit(Models.of(fake_pipeline(BlindSegmenter()))))[-1]
+    assert payload["lungs"] is None
+    assert set(payload["maskings"]) == {"none"}
+
+
+def test_numbers_without_lungs_are_shown_on_request() -> None:
+    """The gate doubts such an image; whoever asks for its numbers gets those there are."""
+    visit = Visit(Models.of(fake_pipeline(BlindSegmenter())))
+    assert opened(visit)[-1]["withheld"] is True
+    *_, last = asked(visit, "accept_anyway")
+    assert set(last["maskings"]) == {"none"}
+    assert last["withheld"] is False
+
+
+def test_page_without_checkpoints_shows_no_finding() -> None:
+    payload = opened(Visit(Models.of(Pipeline(None, {}))))[-1]
+    assert payload["lungs"] is None
+    assert payload["maskings"] == {}
+
+
+def test_measured_figures_reach_the_viewer_with_their_intervals(visit: Visit) -> None:
+    opened(visit)
+    spec = findings_spec(MaskingMode.NONE)
+    measured = tuple(
+        replace(
+            label,
+            sensitivity=Estimate(0.71, 0.55, 0.84, 22),
+            others=(OperatingPoint("high sensitivity", 0.2, "rule"),),
+        )
+        for label in spec.labels
+    )
+    specs = {MaskingMode.NONE: replace(spec, labels=measured)}
+    part = findings_part(session_of(visit).analysis, specs)
+    for finding in part["maskings"]["none"]["findings"]:
+        assert finding["auroc"] == "0.80 (0.70-0.90, n = 20)"
+        assert [point["name"] for point in finding["points"]] == ["balanced", "high sensitivity"]
+        assert finding["points"][0]["sensitivity"] == "0.71 (0.55-0.84, n = 22)"
+
+
+# ---- Models on their way -------------------------------------------------------------------------
+
+
+def test_the_first_image_waits_for_the_models_and_is_told_so(pipeline: Pipeline) -> None:
+    models = Models(None, {})
+    visit = Visit(models)
+    steps = visit.open_example(EXAMPLES[0])
+    next(steps)
+    assert next(steps).payload["stage"] == "Loading the models…"
+    assert not models.are_loaded
+    models.load(lambda: pipeline)
+    assert models.are_loaded
+    assert models.lungs is pipeline.segmenter_spec
+    assert payloads(steps)[-1]["stage"] is None
+    assert opened(visit)[0]["stage"] == "Finding the lungs…"
+
+
+def test_an_error_of_loading_reaches_whoever_waits() -> None:
+    models = Models(None, {})
+
+    def broken() -> Pipeline:
+        raise CheckpointError("the file is altered")
+
+    with pytest.raises(CheckpointError, match="altered"):
+        models.load(broken)
+    assert "altered" in opened(Visit(models))[-1]["reason"]
+
+
+# ---- Many visitors -------------------------------------------------------------------------------
+
+
+def test_a_visitor_who_has_gone_leaves_nothing_behind(pipeline: Pipeline, tmp_path: Path) -> None:
+    visits = Visits(Models.of(pipeline))
+    visit = visits.of("tab")
+    opened(visit)
+    image = weakref.ref(session_of(visit).analysis.radiograph)
+    visit.batch.add([uploaded(tmp_path, DICOM.read_bytes(), "batch.dcm")])
+    folder = visit.batch.folder
+    assert any(folder.iterdir())
+    visits.end("tab")
+    gc.collect()
+    assert image() is None
+    assert not folder.exists()
+    assert len(visits) == 0
+
+
+def test_what_runs_for_a_visitor_who_has_gone_ends_and_keeps_nothing(pipeline: Pipeline) -> None:
+    visits = Visits(Models.of(pipeline))
+    visit = visits.of("tab")
+    steps = visit.open_example(EXAMPLES[0])
+    next(steps), next(steps)
+    visits.end("tab")
+    assert list(steps) == []
+    assert visit.session is None
+
+
+def test_visitors_are_bounded_in_number_and_the_longest_idle_goes_first(
+    pipeline: Pipeline,
+) -> None:
+    """A client that never opens a heartbeat is never told to have gone."""
+    visits = Visits(Models.of(pipeline), most=2)
+    first, second = visits.of("first"), visits.of("second")
+    opened(first), opened(second)
+    assert visits.of("first") is first
+    visits.of("third")
+    assert len(visits) == 2
+    assert second.session is None
+    assert first.session is not None
+    (answer,) = visits.of("second").ask("mask_undo", {"study": "old"})
+    assert answer.payload["reason"] == GONE
+
+
+def test_the_memory_of_all_images_is_bounded(pipeline: Pipeline) -> None:
+    visits = Visits(Models.of(pipeline), most_bytes=8_000_000)
+    for key in "abcdef":
+        opened(visits.of(key))
+    held = [visits.of(key).held_bytes for key in "f"]
+    assert held[0] > 768 * 768 * 4
+    assert len(visits) <= 3
+
+
+def test_the_end_of_the_server_sends_everybody_away(pipeline: Pipeline) -> None:
+    visits = Visits(Models.of(pipeline))
+    place = visits.line.join("somebody else")
+    steps = visits.of("tab").open_example(EXAMPLES[0])
+    told = [next(steps) for _ in range(3)]
+    assert "before yours" in told[-1].status
+    visits.end_all()
+    assert [shown for shown in steps if shown.payload and "maskings" in shown.payload] == []
+    place.leave()
+    assert len(visits) == 0
