@@ -36,6 +36,11 @@ class Source:
             their range; 0 for a grey image.
         own_grid: Whether the pixel grid is still the file's own: false once the image was mirrored,
             turned, cropped or resampled.
+        window: The file's own values, after its modality transform, that pixels of 0 and of 1 stand
+            for before any inversion; None where colours or a curve lie between.
+        inverted: Whether dark and bright changed places after that.
+        sides: Whether the header says where the patient's right is, or the usual view is assumed.
+        windows: Of a DICOM header: explanation or "", centre and width; the first is applied.
     """
 
     kind: str
@@ -45,6 +50,10 @@ class Source:
     warnings: tuple[str, ...] = ()
     colourfulness: float = 0.0
     own_grid: bool = True
+    window: tuple[float, float] | None = None
+    inverted: bool = False
+    sides: Literal["header", "assumed"] = "assumed"
+    windows: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,5 +207,6 @@ def remedied(radiograph: Radiograph, remedy: Remedy) -> Radiograph:
         radiograph.source,
         steps=(*radiograph.source.steps, *steps),
         own_grid=radiograph.source.own_grid and remedy in (Remedy(), Remedy(invert=True)),
+        inverted=radiograph.source.inverted != remedy.invert,
     )
     return Radiograph(np.ascontiguousarray(pixels), spacing, radiograph.view, source)

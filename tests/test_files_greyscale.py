@@ -393,3 +393,39 @@ def test_8_bits_that_nearly_fill_their_range_are_shown_as_they_are() -> None:
     close(read_radiograph(build(grey, bits_stored=8)).pixels, grey / 255, 1e-6)
     narrow = ramp(90, 160, np.uint8)
     close(read_radiograph(build(narrow, bits_stored=8)).pixels, (narrow - 90.0) / 70, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "window", "inverted"),
+    [
+        ({"window": (2048, 4096)}, (0.0, 4095.0), False),
+        ({"window": (100, 200), "function": "LINEAR_EXACT"}, (0.0, 200.0), False),
+        ({"window": (100, 200), "function": "SIGMOID"}, None, False),
+        ({"photometric": "MONOCHROME1"}, (0.0, 4095.0), True),
+        ({"rescale": (2, -10)}, (-10.0, 8180.0), False),
+        ({"VOILUTSequence": [lut_item([0, 9, 1023], first=0, bits=10)]}, None, False),
+    ],
+)
+def test_the_values_at_the_ends_of_the_grey_scale_are_told(
+    options: Any, window: Any, inverted: bool
+) -> None:
+    source = read_radiograph(build(ramp(0, 4095), **options)).source
+    assert source.window == window
+    assert source.inverted == inverted
+
+
+def test_all_windows_of_the_header_are_told_but_no_free_text() -> None:
+    source = read_radiograph(
+        build(
+            ramp(0, 4095),
+            window=([2048, 900, 5], [4096, 300, 7]),
+            WindowCenterWidthExplanation=["NORMAL", "Planted^Paula", "SOFT"],
+        )
+    ).source
+    assert source.windows == (("NORMAL", 2048, 4096), ("", 900, 300), ("SOFT", 5, 7))
+
+
+def test_whether_the_header_tells_the_sides() -> None:
+    assert read_radiograph(build(ramp(0, 9))).source.sides == "assumed"
+    told = read_radiograph(build(ramp(0, 9), PatientOrientation=["R", "F"])).source
+    assert told.sides == "header"

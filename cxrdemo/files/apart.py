@@ -63,9 +63,8 @@ def read_apart(
     finally:
         os.close(given)
         os.close(taken)
-    source = answer["source"]
+    source = {name: _tupled(value) for name, value in answer["source"].items()}
     source["tags"] = MappingProxyType(source["tags"])
-    source["steps"], source["warnings"] = tuple(source["steps"]), tuple(source["warnings"])
     spacing = answer["spacing_mm"]
     return Radiograph(
         np.frombuffer(memory, np.float32).reshape(height, width),
@@ -73,6 +72,11 @@ def read_apart(
         answer["view"],
         Source(**source),
     )
+
+
+def _tupled(value: Any) -> Any:
+    """Tuples for the lists that JSON makes of them."""
+    return tuple(_tupled(each) for each in value) if isinstance(value, list) else value
 
 
 def _ask(given: int, taken: int, max_seconds: int, max_memory: int) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def serve(read: Callable[[bytes], Radiograph], arguments: list[str]) -> None:
             stream.seek(0)
             radiograph = read(stream.read())
         with open(taken, "wb", closefd=False) as pixels:
-            pixels.write(memoryview(radiograph.pixels))
+            radiograph.pixels.tofile(pixels)
         answer = {
             "hw": radiograph.hw,
             "spacing_mm": radiograph.spacing_mm,

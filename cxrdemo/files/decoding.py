@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,11 +130,23 @@ def to_radiograph(
     tags: Mapping[str, str] = MappingProxyType({}),
     spacing_mm: tuple[float, float] | None = None,
     view: View | None = None,
+    sides: Literal["header", "assumed"] = "assumed",
+    windows: tuple[tuple[str, float, float], ...] = (),
 ) -> Radiograph:
     """Pixels in 0..1 as a radiograph that carries its journal."""
     if pixels.min() == pixels.max():
         journal.remark("The image contains no contrast: every pixel has the same value.")
     source = Source(
-        kind, bit_depth, tuple(journal.steps), tags, tuple(journal.remarks), colourfulness, own_grid
+        kind,
+        bit_depth,
+        tuple(journal.steps),
+        tags,
+        tuple(journal.remarks),
+        colourfulness,
+        own_grid,
+        journal.window,
+        journal.inverted,
+        sides,
+        windows,
     )
     return Radiograph(np.ascontiguousarray(pixels, np.float32), spacing_mm, view, source)

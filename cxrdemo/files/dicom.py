@@ -39,6 +39,7 @@ from cxrdemo.files.header import (
     spacing_mm_of,
     tags_of,
     view_of,
+    windows_of,
 )
 from cxrdemo.files.journal import Journal
 from cxrdemo.files.stored import Stored, settle
@@ -211,6 +212,8 @@ def read_dicom(data: bytes, max_cost: float) -> Radiograph:
             tags=MappingProxyType(tags_of(header, stored.bits)),
             spacing_mm=None if spacing_mm is None else sides,
             view=view,
+            sides="header" if towards and view != "LATERAL" else "assumed",
+            windows=windows_of(header),
         )
 
 

@@ -83,6 +83,7 @@ def _over_black(grey: Grey, alpha: NDArray[Any], journal: Journal) -> Grey:
 def _range_to_unit(samples: NDArray[Any], journal: Journal) -> Grey:
     """Scales grey samples to 0..1: 8 bits by their type, more by what they fill of it."""
     if samples.dtype == np.uint8:
+        journal.window = (0.0, 255.0)
         return cast(Grey, np.divide(samples, np.float32(255), dtype=np.float32))
     if samples.dtype == np.uint16:
         low, high = int(samples.min()), int(samples.max())
@@ -91,6 +92,7 @@ def _range_to_unit(samples: NDArray[Any], journal: Journal) -> Grey:
         if high - low >= _FILLED_SHARE * full:
             if bits < 16:
                 journal.did(f"Scaled by the full range of {bits} bits, as no value needs more")
+            journal.window = (0.0, float(full))
             return cast(Grey, np.divide(samples, np.float32(full), dtype=np.float32))
         return _stretched(samples, low, high, journal)
     if samples.dtype.kind != "f":
@@ -111,6 +113,7 @@ def _stretched(samples: NDArray[Any], low: float, high: float, journal: Journal)
     grey = np.zeros(samples.shape, np.float32)
     if high > low:
         journal.did(f"Scaled from the image's own range, {low:g} to {high:g}")
+        journal.window = (float(low), float(high))
         for rows in _strips(samples.shape):
             grey[rows] = (samples[rows].astype(np.float64) - low) / (high - low)
     return grey
@@ -257,6 +260,7 @@ def _values_to_unit(words: NDArray[Any], header: Header, stored: Stored, is_inve
     if is_inverted:
         unit = 1.0 - unit
         header.journal.did("Inverted, because the file is MONOCHROME1")
+        header.journal.inverted = True
     if padding.any():
         unit[padding] = 0.0
         header.journal.did("Set the padding pixels to black")
@@ -325,6 +329,7 @@ def _apply_voi(
         seen = values[valid] if valid.any() else values
         if seen.min() == seen.max() or np.ptp(unit[valid]) > 0:
             count = len(header.numbers("WindowCenter"))
+            journal.window = _ends(centre, width, function)
             journal.did(f"Window centre {centre:g}, width {width:g} ({function}){_first_of(count)}")
             return unit
         journal.remark("The header's window lies beside all pixel values; it was ignored.")
@@ -334,6 +339,7 @@ def _apply_voi(
     if high == low:
         return np.zeros(values.shape)
     journal.did(f"Scaled from {told}, {low:g} to {high:g}")
+    journal.window = (low, high)
     stretched: NDArray[np.float64] = np.clip((values - low) / (high - low), 0.0, 1.0)
     return stretched
 
@@ -392,6 +398,15 @@ def _window(header: Header) -> tuple[float, float, str] | None:
         remark("The header's window is narrower than LINEAR allows; it is taken as LINEAR_EXACT.")
         function = "LINEAR_EXACT"
     return centre, width, function
+
+
+def _ends(centre: float, width: float, function: str) -> tuple[float, float] | None:
+    """The values that become 0 and 1; None of a curve that has no such ends."""
+    if function == "SIGMOID":
+        return None
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    return centre - width / 2, centre + width / 2
 
 
 def _first_of(count: int) -> str:

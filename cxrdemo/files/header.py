@@ -57,6 +57,7 @@ ELEMENTS: Final = (
     "VOILUTSequence",
     "WindowCenter",
     "WindowWidth",
+    "WindowCenterWidthExplanation",
     "VOILUTFunction",
     "PresentationLUTShape",
     *PALETTE,
@@ -336,6 +337,17 @@ def _view_in_words(meaning: str) -> View | None:
     if meaning in ("lateral", "leftlateral", "rightlateral"):
         return "LATERAL"
     return None
+
+
+def windows_of(header: Header) -> tuple[tuple[str, float, float], ...]:
+    """All windows of the header: explanation, centre and width; only codes are passed on."""
+    centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
+    words = [str(text).strip() for text in header.value("WindowCenterWidthExplanation") or []]
+    words = [text if re.fullmatch("[A-Z0-9_ ]{1,16}", text) else "" for text in words]
+    words += [""] * len(centres)
+    return tuple(
+        (text, centre, width) for text, centre, width in zip(words, centres, widths, strict=False)
+    )
 
 
 def orientation_of(header: Header) -> list[str]:

@@ -7,11 +7,15 @@ class Journal:
     Attributes:
         steps: What was done, in order.
         remarks: What looks unusual and may mislead.
+        window: See `Source.window`.
+        inverted: See `Source.inverted`.
     """
 
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.remarks: list[str] = []
+        self.window: tuple[float, float] | None = None
+        self.inverted = False
 
     def did(self, step: str) -> None:
         """Writes down a step."""

@@ -88,6 +88,7 @@ def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
         if _is_undone_white_is_zero(image, exif):
             np.subtract(1, pixels, out=pixels)
             journal.did("Inverted, because the file stores white as zero")
+            journal.inverted = True
         own_grid = True
         if kind == "PNG":  # whose tags may lie behind the pixels
             orientation = _exif(image, journal).get(_ORIENTATION, 1)
