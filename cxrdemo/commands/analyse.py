@@ -9,12 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cxrdemo import __version__
 from cxrdemo.checkpoints import CheckpointStore, checkpoint_folder
-from cxrdemo.commands.one_file import Job, Outcome, Status, do_file, is_finished, settings_hash
+from cxrdemo.commands.one_file import (
+    Analyse,
+    Job,
+    Outcome,
+    Status,
+    do_file,
+    is_finished,
+    settings_hash,
+)
 from cxrdemo.commands.places import Inputs, Place, find_inputs
 from cxrdemo.commands.speaking import Progress, complain
 from cxrdemo.commands.writing import Results, written_whole
@@ -161,7 +171,8 @@ def _outcomes(
         }
     todo = [place for place in places if place not in known]
     if todo and not stop.is_set():
-        for outcome in _here(args, job, folder, todo, tell, stop):
+        work = _on_a_cluster if args.ray else _here
+        for outcome in work(args, job, folder, todo, tell, stop):
             known[outcome.place] = outcome
     return [known.get(place, Outcome(place, "left")) for place in places]
 
@@ -193,6 +204,46 @@ def _here(
         return tell(do_file(pipeline.analyse, place, job))
 
     return pipeline.side_by_side(work, places)
+
+
+def _on_a_cluster(
+    args: argparse.Namespace,
+    job: Job,
+    folder: Path,
+    places: Sequence[Place],
+    tell: Callable[[Outcome], Outcome],
+    stop: _Stop,
+) -> Sequence[Outcome]:
+    """Shares the files out to the workers of a Ray cluster."""
+    from cxrdemo.commands.cluster import share_out
+
+    options = {
+        "medsam": args.medsam and args.medsam.resolve(),
+        "device": args.device,
+        "precision": args.precision,
+        "engine": args.engine,
+    }
+    return share_out(
+        args.ray,
+        partial(_analyser, folder.resolve(), options),
+        replace(job, out=job.out.resolve()),
+        places,
+        uses_gpu=args.device.startswith("cuda"),
+        tell=tell,
+        should_stop=stop.is_set,
+    )
+
+
+def _analyser(folder: Path, options: Mapping[str, Any]) -> Analyse:
+    """Loads the weights in a worker, which computes on one core or one GPU."""
+    import torch
+
+    from cxrdemo.devices import usable_device
+    from cxrdemo.pipeline import Pipeline
+
+    torch.set_num_threads(1)
+    device = usable_device(options["device"])
+    return Pipeline.from_checkpoints(folder, **{**options, "device": device}).analyse
 
 
 def _tell(outcome: Outcome, progress: Progress) -> None:
