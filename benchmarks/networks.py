@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Row, Timing, interleaved, ratio
 from benchmarks.plain import grad_cams
 from benchmarks.setting import Setting
-from cxrdemo.checkpoints import CheckpointSpec
 from cxrdemo.classifier import Evidence, logits_of
 from cxrdemo.devices import computing_in, hold_in
 from cxrdemo.engines import Engine, compile_part
@@ -22,6 +21,7 @@ from cxrdemo.placement import Placement
 from cxrdemo.results import ALL_MASKINGS
 from cxrdemo.saliency import explain
 from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts, build_vit_b
+from cxrdemo.specs import CheckpointSpec
 
 
 def peak(setting: Setting) -> list[Row]:
@@ -108,7 +108,9 @@ def prompts(setting: Setting) -> list[Row]:
     pipelines = setting.in_both_precisions
     found = {name: p.find(radiograph) for name, p in pipelines.items()}
     torch.manual_seed(0)
-    spec = CheckpointSpec("random", "lungs", "sam-vit-b-1024", "", "", MEDSAM_INPUT)
+    spec = CheckpointSpec(
+        "random", "lungs", "sam-vit-b-1024", "random.safetensors", "0" * 64, MEDSAM_INPUT
+    )
     big = LungSegmenter(spec, build_vit_b(), precision=setting.precision)
     placement = Placement.stretch(radiograph.hw, (1024, 1024))
     embedding = Embedding(torch.randn(1, 256, 64, 64), placement)

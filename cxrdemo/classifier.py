@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import DenseNet, RegNet, ResNet, resnet50
 
-from cxrdemo.checkpoints import CheckpointSpec
 from cxrdemo.devices import Precision, computing_in, hold_in
 from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import normalise
 from cxrdemo.masking import cell_weights, masked_input
 from cxrdemo.placement import Placement
 from cxrdemo.results import Findings, MaskingMode
+from cxrdemo.specs import CheckpointSpec
 
 ARCHITECTURES: Final[Mapping[str, Callable[[int], nn.Module]]] = {
     "resnet50": lambda outputs: cast(nn.Module, resnet50(weights=None, num_classes=outputs)),
@@ -284,14 +284,15 @@ class FindingClassifier:
             later: What runs `later_stages`, likewise, in that precision.
 
         Raises:
-            CheckpointError: If the spec names no masking or no labels, or pools over what was kept
-                of a network that tells no places apart at this size.
+            CheckpointError: If the spec is of no classifier, or pools over what was kept of a
+                network that tells no places apart at this size.
         """
-        if spec.masking is None or not spec.labels:
-            raise CheckpointError(f"The checkpoint {spec.name} names no masking or no labels.")
+        if spec.masking is None:
+            raise CheckpointError(f"The checkpoint {spec.name} is no classifier of findings.")
         self.spec = spec
         self.mode: MaskingMode = spec.masking
-        self.labels = tuple(label.key for label in spec.labels)
+        self.labels = tuple(label.key for label in spec.by_finding)
+        self._outputs = [spec.labels.index(label) for label in spec.by_finding]
         self._device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self._device)
         self.precision: Precision = precision
@@ -332,12 +333,12 @@ class FindingClassifier:
             shares = given.placement.shares(kept, (activations.shape[-2], activations.shape[-1]))
             weights = torch.from_numpy(cell_weights(shares)).to(self._device)
             activations = weighted(activations, weights)
-        logits = logits_of(self.network, activations)[0].cpu().numpy()
+        logits = logits_of(self.network, activations)[0].cpu().numpy()[self._outputs]
         findings = Findings(
             labels=self.labels,
             logits=logits,
             probabilities=self._calibrate(logits),
-            thresholds=np.array([label.threshold for label in self.spec.labels], np.float32),
+            thresholds=np.array([label.threshold for label in self.spec.by_finding], np.float32),
             mode=self.mode,
             beats_chance=np.array([self.spec.beats_chance(key) for key in self.labels]),
         )
@@ -351,10 +352,15 @@ class FindingClassifier:
             activations = self._later(features)
         return activations.float()
 
+    def gradients(self, evidence: Evidence) -> NDArray[np.float32]:
+        """Gradient (K, C) of each label's logit with respect to the mean activations."""
+        rows = head_gradients(self.network, evidence.activations).cpu().numpy()
+        return np.asarray(rows[self._outputs], np.float32)
+
     def _calibrate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Platt scaling, per label, as the spec gives it."""
-        scale = np.array([label.scale for label in self.spec.labels], np.float64)
-        offset = np.array([label.offset for label in self.spec.labels], np.float64)
+        scale = np.array([label.scale for label in self.spec.by_finding], np.float64)
+        offset = np.array([label.offset for label in self.spec.by_finding], np.float64)
         return (1.0 / (1.0 + np.exp(-(scale * logits + offset)))).astype(np.float32)
 
 

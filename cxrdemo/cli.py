@@ -12,8 +12,7 @@ from cxrdemo import __version__
 from cxrdemo.commands.speaking import complain
 from cxrdemo.commands.writing import PRODUCTS
 from cxrdemo.errors import CxrDemoError, SettingError
-from cxrdemo.masking import MAX_MARGIN
-from cxrdemo.results import GRAD_CAM, METHODS, MaskingMode
+from cxrdemo.results import GRAD_CAM, MAX_MARGIN, METHODS, MaskingMode
 from cxrdemo.settings import ENGINES, PRECISIONS, Settings
 
 OK: Final = 0

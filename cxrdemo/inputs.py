@@ -4,15 +4,24 @@ A checkpoint's spec carries an `InputSpec`; training and app call the same two f
 so they cannot disagree.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from cxrdemo.placement import Interpolation, Placement, PlacementKind
 
+MIN_INPUT_PX: Final = 32
+MAX_INPUT_PX: Final = 4096
+"""Sides of a canvas: below, no network has a cell left; above, nobody has the memory."""
+
 Intensity = Literal["fixed", "minmax"]
+
+STRICT: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""How a spec is read: no unknown field, no text where a number belongs, no NaN."""
 
 KEPT_MEAN: Final = "kept-mean"
 Fill = float | Literal["kept-mean"]
@@ -35,6 +44,8 @@ class InputSpec:
             the strongest edge out of the picture, that of a lung on black.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     hw: tuple[int, int]
     placement: PlacementKind = "letterbox"
     interpolation: Interpolation = "area"
@@ -42,6 +53,16 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fill: Fill = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(MIN_INPUT_PX <= side <= MAX_INPUT_PX for side in self.hw):
+            raise ValueError(f"hw must lie in {MIN_INPUT_PX}..{MAX_INPUT_PX} px, got {self.hw}")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise ValueError(f"mean must be finite, got {self.mean}")
+        if not isinstance(self.fill, str) and not 0 <= self.fill <= 1:
+            raise ValueError(f"fill must lie in 0..1 or be {KEPT_MEAN!r}, got {self.fill}")
 
 
 MEDSAM_INPUT = InputSpec(

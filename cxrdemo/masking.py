@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from cxrdemo.errors import GridMismatchError, NoLungsFoundError
 from cxrdemo.inputs import KEPT_MEAN, Fill, InputSpec, place
 from cxrdemo.placement import Placement
-from cxrdemo.results import MaskingMode, bounding_box
+from cxrdemo.results import MAX_MARGIN, MaskingMode, bounding_box
 
 DEFAULT_MARGIN: Final = 0.08
 """About 20 mm in an adult, whose lungs are about 25 cm high on a frontal image."""
-
-MAX_MARGIN: Final = 0.5
-"""Beyond this nearly everything is kept and the word "mask" means nothing."""
 
 GRID_PX: Final = 1024
 """Longest side of the grid on which a margin is measured: four times finer than the classifiers see

@@ -18,7 +18,7 @@ import torch
 
 from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
-from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, load_strictly, read_weights
+from cxrdemo.checkpoints import CheckpointStore, load_strictly, read_weights
 from cxrdemo.checkpoints import file_sha256 as sha256_of
 from cxrdemo.classifier import (
     FindingClassifier,
@@ -55,6 +55,7 @@ from cxrdemo.results import (
 )
 from cxrdemo.saliency import explain
 from cxrdemo.segmenter import EMBEDDING_CHANNELS, Embedding, LungSegmenter, Prompts, SamNetwork
+from cxrdemo.specs import CheckpointSpec
 from cxrdemo.worker import in_worker, side_by_side
 
 Builder = TypeVar("Builder")

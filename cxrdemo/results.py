@@ -33,6 +33,11 @@ ALL_MASKINGS: Final = tuple(MaskingMode)
 """NONE, LOOSE and TIGHT, in the order in which they are always shown."""
 
 
+MAX_MARGIN: Final = 0.5
+"""Of the lungs' height. Beyond it a loose masking keeps nearly everything, and the word "mask"
+means nothing."""
+
+
 class Side(IntEnum):
     """Value of a lung's pixels in `LungMask.sides`."""
 

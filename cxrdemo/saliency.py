@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.classifier import Evidence, FindingClassifier, head_gradients
+from cxrdemo.classifier import Evidence, FindingClassifier
 from cxrdemo.masking import cell_weights
 from cxrdemo.results import GRAD_CAM, METHODS, SaliencyMap
 
@@ -49,7 +49,7 @@ def explain(
     if method != GRAD_CAM and method not in PACKAGE_METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     activations = evidence.activations[0].cpu().numpy()
-    gradients = head_gradients(classifier.network, evidence.activations).cpu().numpy()
+    gradients = classifier.gradients(evidence)
     if method == GRAD_CAM:
         grids = list(closed_form_grad_cam(activations, gradients))
     else:

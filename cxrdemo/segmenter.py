@@ -28,7 +28,6 @@ from timm.models import tiny_vit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrdemo.checkpoints import CheckpointSpec
 from cxrdemo.devices import Precision, computing_in, hold_in
 from cxrdemo.errors import PromptError
 from cxrdemo.inputs import normalise, place
@@ -36,6 +35,7 @@ from cxrdemo.lungs import assess, split_sides
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask, Side
+from cxrdemo.specs import CheckpointSpec
 
 EMBEDDING_CHANNELS: Final = 256
 TINYVIT_CHANNELS: Final = (128, 160, 320)

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec, Pooling
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import Precision
 from cxrdemo.examples import EXAMPLES, draw_example
@@ -27,6 +26,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask, MaskingMode
 from cxrdemo.segmenter import Embedding, LungSegmenter, SamNetwork
+from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, Pooling
 
 LUNGS_SPEC = CheckpointSpec(
     name="lungs-tiny-64.v0",

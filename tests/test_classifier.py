@@ -6,11 +6,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from fakes import all_of, findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
+from fakes import LUNGS_SPEC, all_of, findings_spec, noise_radiograph, tiny_classifier, tiny_resnet
 from torch import nn
 from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import Estimate, Pooling, load_strictly, read_weights
+from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.classifier import (
     ARCHITECTURES,
     FindingClassifier,
@@ -26,8 +26,10 @@ from cxrdemo.classifier import (
 )
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.inputs import KEPT_MEAN, Fill, normalise
+from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
 from cxrdemo.saliency import explain
+from cxrdemo.specs import Estimate, Pooling
 
 PIXELS = noise_radiograph().pixels
 
@@ -148,11 +150,6 @@ def test_pooling_over_kept_cells_needs_more_than_one_cell() -> None:
         tiny_classifier(MaskingMode.NONE, size=32, pooling="kept")
 
 
-def test_an_unknown_pooling_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="names the pooling 'most'"):
-        replace(findings_spec(MaskingMode.NONE), pooling="most")
-
-
 def test_probabilities_are_platt_scaled_logits() -> None:
     classifier = tiny_classifier(MaskingMode.NONE)
     findings, _ = classifier.classify(PIXELS, all_of(PIXELS))
@@ -183,10 +180,30 @@ def test_keep_outputs_picks_rows_of_the_head_in_order() -> None:
         torch.testing.assert_close(small(images)[0], network(images)[0, [5, 1]])
 
 
-def test_a_spec_without_masking_is_refused() -> None:
-    spec = replace(findings_spec(MaskingMode.NONE), masking=None)
-    with pytest.raises(CheckpointError, match="names no masking"):
-        FindingClassifier(spec, tiny_resnet())
+def test_a_spec_of_another_task_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no classifier of findings"):
+        FindingClassifier(LUNGS_SPEC, tiny_resnet())
+
+
+def test_findings_are_matched_by_label_whatever_the_order_of_the_outputs() -> None:
+    spec, order = findings_spec(MaskingMode.NONE), [3, 0, 4, 2, 1]
+    labels = tuple(
+        replace(label, scale=1.0 + k, threshold=0.1 * (k + 1))
+        for k, label in enumerate(spec.labels)
+    )
+    usual = FindingClassifier(replace(spec, labels=labels), tiny_resnet())
+    network = tiny_resnet()
+    network.load_state_dict(keep_outputs(network.state_dict(), order))
+    shuffled = FindingClassifier(replace(spec, labels=tuple(labels[k] for k in order)), network)
+    (one, first), (other, second) = (
+        part.classify(PIXELS, all_of(PIXELS)) for part in (usual, shuffled)
+    )
+    assert one.labels == other.labels == FINDING_KEYS
+    for name in ("logits", "probabilities", "thresholds"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5)
+    for expected, found in zip(explain(usual, first), explain(shuffled, second), strict=True):
+        assert expected.label == found.label
+        np.testing.assert_allclose(found.grid, expected.grid, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from cxrdemo.inputs import MEDSAM_INPUT, InputSpec, normalise, place
 
 
 def test_fixed_intensity_is_mean_and_std_per_channel() -> None:
-    spec = InputSpec(hw=(8, 8), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
-    out = normalise(np.full((8, 8), 0.7, np.float32), spec)
+    spec = InputSpec(hw=(32, 32), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    out = normalise(np.full((32, 32), 0.7, np.float32), spec)
     np.testing.assert_allclose(out[:, 0, 0], [1.2, 2.0, 0.2], rtol=1e-6)
 
 

@@ -9,7 +9,7 @@ from fakes import LUNGS_SPEC, noise_radiograph, tiny_segmenter
 from segment_anything.modeling.image_encoder import Attention
 from torch.nn import functional as F
 
-from cxrdemo.checkpoints import CheckpointSpec, load_strictly, read_weights
+from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.errors import PromptError
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.phantom import Phantom
@@ -24,6 +24,7 @@ from cxrdemo.segmenter import (
     build_tinyvit_5m,
     build_vit_b,
 )
+from cxrdemo.specs import CheckpointSpec
 
 MEDSAM_SPEC = CheckpointSpec(
     name="medsam",

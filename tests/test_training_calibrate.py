@@ -9,9 +9,10 @@ import pytest
 from fakes import findings_spec, tiny_classifier
 from test_training_evaluate import outputs
 
-from cxrdemo.checkpoints import CheckpointStore, LabelSpec, Sample
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import LabelSpec, Sample
 from training.__main__ import main
 from training.commands import calibrate as command
 from training.errors import DataError

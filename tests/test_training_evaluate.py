@@ -15,10 +15,10 @@ from fakes import fake_pipeline, tiny_classifier
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from cxrdemo.checkpoints import Estimate, LabelSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import Estimate, LabelSpec
 from training.__main__ import main
 from training.commands import evaluate
 from training.errors import DataError

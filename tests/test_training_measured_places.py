@@ -10,13 +10,13 @@ from fakes import findings_spec, tiny_classifier
 from test_training_places import case
 from torch import Tensor, nn
 
-from cxrdemo.checkpoints import Estimate
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.inputs import KEPT_MEAN
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.placement import Placement
 from cxrdemo.results import GRAD_CAM, MaskingMode, SaliencyMap
+from cxrdemo.specs import Estimate
 from training.images.stored_masks import mask_path
 from training.measures.calibration import calibrate
 from training.measures.places import (

@@ -17,20 +17,14 @@ from safetensors.torch import save_file
 from test_training_evaluate import outputs
 from torchvision.models import resnet50
 
-from cxrdemo.checkpoints import (
-    CheckpointSpec,
-    CheckpointStore,
-    Estimate,
-    Origin,
-    Sample,
-    file_sha256,
-)
+from cxrdemo.checkpoints import CheckpointStore, file_sha256
 from cxrdemo.errors import CheckpointError
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import build_tinyvit_5m
+from cxrdemo.specs import CheckpointSpec, Estimate, Origin, Sample
 from training.__main__ import main
 from training.commands import publish
 from training.engine import record

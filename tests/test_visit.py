@@ -23,7 +23,6 @@ from fakes import (
     tiny_segmenter,
 )
 
-from cxrdemo.checkpoints import Estimate, OperatingPoint
 from cxrdemo.errors import CheckpointError
 from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.phantom import make_phantom
@@ -31,6 +30,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph, Source
 from cxrdemo.rendering import encode_png, grey
 from cxrdemo.results import Doubt, MaskingMode, Probes
+from cxrdemo.specs import Estimate, OperatingPoint
 from cxrdemo.ui import panels
 from cxrdemo.ui import visit as visit_module
 from cxrdemo.ui.line import Line

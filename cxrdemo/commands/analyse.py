@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxrdemo import __version__
-from cxrdemo.checkpoints import CheckpointStore, checkpoint_folder
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.commands.one_file import (
     Analyse,
     Job,
@@ -30,6 +30,7 @@ from cxrdemo.commands.speaking import Progress, complain
 from cxrdemo.commands.writing import Results, written_whole
 from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.export import json_bytes, rows_of_record, write_csv
+from cxrdemo.hub import checkpoint_folder
 from cxrdemo.results import ALL_MASKINGS, MaskingMode
 
 DONE: Final = 0

@@ -2,8 +2,9 @@
 
 import argparse
 
-from cxrdemo.checkpoints import CheckpointStore, checkpoint_folder
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.commands.speaking import say
+from cxrdemo.hub import checkpoint_folder
 
 
 def run(args: argparse.Namespace) -> int:

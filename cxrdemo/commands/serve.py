@@ -3,8 +3,8 @@
 import argparse
 import os
 
-from cxrdemo.checkpoints import checkpoint_folder
 from cxrdemo.errors import SettingError
+from cxrdemo.hub import checkpoint_folder
 from cxrdemo.ui.serve import serve
 
 HIGHEST_PORT = 65535

@@ -12,9 +12,10 @@ from typing import Final
 import yaml
 
 from cxrdemo import __version__
-from cxrdemo.checkpoints import MANIFEST_NAME, CheckpointStore, checkpoint_folder
+from cxrdemo.checkpoints import MANIFEST_NAME, CheckpointStore
 from cxrdemo.commands.speaking import say
 from cxrdemo.errors import SettingError
+from cxrdemo.hub import checkpoint_folder
 from cxrdemo.settings import REPOSITORY
 
 HUB: Final = "hf://"

@@ -10,8 +10,9 @@ from cxrdemo.results import ALL_MASKINGS, MaskingMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore
+    from cxrdemo.checkpoints import CheckpointStore
     from cxrdemo.pipeline import Pipeline
+    from cxrdemo.specs import CheckpointSpec
 
 
 class Models:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
-from cxrdemo.checkpoints import CheckpointSpec, Estimate
 from cxrdemo.labels import FINDING_KEYS, NOTICE, display_name
 from cxrdemo.results import Analysis, MaskingMode
+from cxrdemo.specs import CheckpointSpec, Estimate
 
 HEADER: Final = f"""
 <header class="cxr-header">

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec
 from cxrdemo.labels import FINDINGS
 from cxrdemo.masking import margin_levels
 from cxrdemo.rendering import (
@@ -34,6 +33,7 @@ from cxrdemo.results import (
     SaliencyMap,
     Side,
 )
+from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 
 Specs = Mapping[MaskingMode, CheckpointSpec | None]
 
@@ -329,7 +329,7 @@ def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) 
                 "inLung": reading.places[index].in_lungs,
                 "hottest": _hottest(analysis, reading.places[index]),
                 "auroc": _estimate(spec.auroc(key)) if spec else None,
-                "negatives": [],
+                "negatives": list(labels[key].negatives) if key in labels else [],
                 "points": _points(labels[key]) if key in labels else [],
             }
             for index, key in enumerate(findings.labels)
@@ -370,14 +370,21 @@ def _points(label: LabelSpec) -> list[PointPart]:
             "threshold": point.threshold,
             "sensitivity": _estimate(point.sensitivity),
             "specificity": _estimate(point.specificity),
-            "ratio": _ratio(point.sensitivity, point.specificity),
+            "ratio": _ratio(point),
         }
         for point in label.points
     ]
 
 
-def _ratio(sensitivity: Estimate | None, specificity: Estimate | None) -> RatioPart | None:
+def _ratio(point: OperatingPoint) -> RatioPart | None:
     """How much more often patients with the finding are called than those without."""
+    ratio, sensitivity, specificity = (
+        point.likelihood_ratio,
+        point.sensitivity,
+        point.specificity,
+    )
+    if ratio is not None:
+        return {"value": ratio.value, "low": ratio.low, "high": ratio.high}
     if sensitivity is None or specificity is None or specificity.value >= 1.0:
         return None
     return {"value": sensitivity.value / (1.0 - specificity.value), "low": None, "high": None}

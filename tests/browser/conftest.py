@@ -8,10 +8,10 @@ import pytest
 from fakes import EllipseSegmenter, closing_event_loops, findings_spec, tiny_resnet
 from visitors import free_port
 
-from cxrdemo.checkpoints import Estimate, OperatingPoint
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import Estimate, OperatingPoint
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.page import build_ui, launch_options
 

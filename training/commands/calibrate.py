@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import resolve
 from cxrdemo.labels import FINDING_KEYS, display_name
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import CheckpointSpec, Estimate
 from training.commands.flags import add_device_argument
 from training.errors import DataError
 from training.measures.calibration import METHODS, calibrate, with_figures
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         again = FindingClassifier(new, classifier.network)
         tests = [c for c in cases if c.split == "test"]
         new = replace(new, metrics={**new.metrics, **places_of(again, tests, args)})
-        old = classifier_figures(test, spec.labels, resamples=args.resamples)
+        old = classifier_figures(test, spec.by_finding, resamples=args.resamples)
         _print_errors(spec.name, old, new.metrics)
         # The training patients stay those of the weights, whatever the folder holds.
         kept = {split: s for split, s in spec.samples.items() if split == "train"}

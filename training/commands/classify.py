@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from cxrdemo.checkpoints import Pooling, load_strictly, read_weights
+from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.classifier import activations_of, build_network, grid_of, logits_of, output_layer
 from cxrdemo.inputs import KEPT_MEAN, InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import Pooling
 from training.engine.draws import DrawSampler, gather_rows, train_loader, val_loader
 from training.engine.losses import (
     LABEL_SMOOTHING,

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import torch
 
-from cxrdemo.checkpoints import CheckpointSpec, Estimate
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import resolve
 from cxrdemo.errors import CheckpointError
@@ -25,6 +24,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.rendering import grey, heat_overlay
 from cxrdemo.results import MaskingMode
 from cxrdemo.saliency import explain
+from cxrdemo.specs import CheckpointSpec, Estimate
 from training.commands.calibrate import add_place_arguments
 from training.commands.flags import add_device_argument
 from training.engine.record import drawn_images
@@ -174,12 +174,12 @@ def _evaluate_findings(args: argparse.Namespace) -> Measured:
     if rsna_normal.any() and not rsna_normal.all():
         subsets.append((WITHOUT_RSNA_NORMAL, ~rsna_normal))
     figures: dict[str, dict[str, Estimate]] = {}
-    specs = {mode: c.spec.labels for mode, c in classifiers.items()}
+    specs = {mode: c.spec.by_finding for mode, c in classifiers.items()}
     for suffix, chosen in subsets:
         parts = {mode: output.subset(chosen) for mode, output in outputs.items()}
         for mode, part in parts.items():
             figures[f"{mode}{suffix}"] = classifier_figures(
-                part, classifiers[mode].spec.labels, resamples=args.resamples
+                part, classifiers[mode].spec.by_finding, resamples=args.resamples
             )
         if len(parts) > 1:
             figures[f"differences{suffix}"] = paired_differences(
@@ -296,7 +296,7 @@ def _doubtful_masks(
 
 
 def _curves(mode: MaskingMode, outputs: Outputs, spec: CheckpointSpec) -> report.Section:
-    raw, calibrated = sigmoid(outputs.scores.logits), probabilities(outputs.scores, spec.labels)
+    raw, calibrated = sigmoid(outputs.scores.logits), probabilities(outputs.scores, spec.by_finding)
     curves = []
     for k in scored_columns(outputs):
         seen = outputs.known[:, k]

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from cxrdemo.checkpoints import Estimate
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import Estimate
 from training.commands import evaluate
 from training.commands.chain import Step, describe, on_device, publication, run_chain
 from training.commands.flags import add_device_argument

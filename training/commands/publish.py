@@ -17,15 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from cxrdemo.checkpoints import (
-    CheckpointSpec,
-    CheckpointStore,
-    LabelSpec,
-    Origin,
-    file_sha256,
-    load_strictly,
-    read_weights,
-)
+from cxrdemo.checkpoints import CheckpointStore, file_sha256, load_strictly, read_weights
 from cxrdemo.classifier import FindingClassifier, build_network, keep_outputs, output_layer
 from cxrdemo.devices import resolve
 from cxrdemo.inputs import InputSpec
@@ -34,6 +26,7 @@ from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.results import MaskingMode
 from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
+from cxrdemo.specs import CheckpointSpec, LabelSpec, Origin
 from training.commands.calibrate import add_method_argument, add_place_arguments, places_of
 from training.commands.classify import input_spec
 from training.commands.flags import add_device_argument
@@ -147,6 +140,7 @@ def list_checkpoint(
     Returns:
         The folder's store, and the spec with the name that the file was given.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore.open(folder)
     taken = {s.file for s in store.specs if s.sha256 != spec.sha256}
     if spec.file in taken:
@@ -246,10 +240,11 @@ def _publish_classifier(
     rows = [OUTPUTS.index(key) for key in FINDING_KEYS]
     kept = keep_outputs(state, rows, layer=output_layer(network))
     inputs = input_spec(size, settings.get("fill", "black"))
-    spec = _write(args, name, "findings", backbone, kept, inputs)
-    # The class wants labels; the real ones follow from its own output below.
+    # A classifier wants labels; the real ones follow from its own output below.
     blank = tuple(LabelSpec(key, 1.0, 0.0, 0.5, UNTRAINED) for key in FINDING_KEYS)
-    spec = replace(spec, masking=mode, labels=blank, pooling=settings.get("pooling", "all"))
+    pooling = settings.get("pooling", "all")
+    known = {"masking": mode, "labels": blank, "pooling": pooling}
+    spec = _write(args, name, "findings", backbone, kept, inputs, **known)
     if mode is MaskingMode.LOOSE:
         spec = replace(spec, margin=DEFAULT_MARGIN, margin_range=MARGIN_RANGE)
     load_strictly(network, read_weights(args.run / spec.file), name)
@@ -277,8 +272,12 @@ def _write(
     architecture: str,
     state: Mapping[str, torch.Tensor],
     inputs: InputSpec,
+    **known: Any,
 ) -> CheckpointSpec:
-    """Writes the weights in half precision into the run folder and begins their spec."""
+    """Writes the weights in half precision into the run folder and begins their spec.
+
+    Further fields of the spec may be `known`.
+    """
     file = f"{name}.safetensors"
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     save_file(half, args.run / file)
@@ -291,4 +290,5 @@ def _write(
         inputs=inputs,
         trained_on=f"{UNTRAINED}; {args.trained_on}" if args.allow_untrained else args.trained_on,
         licence=args.licence,
+        **known,
     )

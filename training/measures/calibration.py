@@ -11,8 +11,8 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
-from cxrdemo.checkpoints import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 from training.errors import DataError
 from training.measures.figures import WITHOUT_RSNA_NORMAL, classifier_figures, ranking_figures
 from training.measures.scoring import HEAT, Outputs

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.checkpoints import Estimate, LabelSpec
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import Estimate, LabelSpec
 from training.measures.scoring import LungResult, Outputs, Scores
 from training.measures.statistics import (
     auroc,

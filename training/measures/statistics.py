@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 from torchmetrics.functional.classification import binary_calibration_error
 
-from cxrdemo.checkpoints import Estimate
+from cxrdemo.specs import Estimate
 
 RESAMPLES: Final = 1000
 SEED: Final = 0

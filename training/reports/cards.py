@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from cxrdemo.checkpoints import CheckpointSpec, CheckpointStore, Estimate, Sample
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
+from cxrdemo.specs import CheckpointSpec, Estimate, Sample
 from training.measures.figures import WITHOUT_RSNA_NORMAL
 from training.measures.places import CONTRASTS
 from training.sets.index import SPLITS, FindingCase, LungCase
@@ -244,7 +245,7 @@ def _finding_figures(spec: CheckpointSpec) -> str:
             "whatever their label says.\n"
         )
     unproven = [
-        display_name(label.key) for label in spec.labels if not spec.beats_chance(label.key)
+        display_name(label.key) for label in spec.by_finding if not spec.beats_chance(label.key)
     ]
     if unproven:
         text += (
@@ -347,7 +348,7 @@ def _calibration(spec: CheckpointSpec) -> str:
 
 
 def _operating_points(spec: CheckpointSpec) -> str:
-    rules = "".join(f"- {point.name}: {point.rule}\n" for point in spec.labels[0].points)
+    rules = "".join(f"- {point.name}: {point.rule}\n" for point in spec.by_finding[0].points)
     rows = [
         (
             display_name(label.key),
@@ -356,7 +357,7 @@ def _operating_points(spec: CheckpointSpec) -> str:
             _in_words(point.sensitivity, 2),
             _in_words(point.specificity, 2),
         )
-        for label in spec.labels
+        for label in spec.by_finding
         for point in label.points
     ]
     return (

@@ -12,15 +12,11 @@ from typing import Final
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from cxrdemo.checkpoints import (
-    HUB_PATTERNS,
-    HUB_UNREACHABLE,
-    MANIFEST_NAME,
-    CheckpointSpec,
-    CheckpointStore,
-)
+from cxrdemo.checkpoints import MANIFEST_NAME, CheckpointStore
 from cxrdemo.errors import CheckpointError
+from cxrdemo.hub import HUB_PATTERNS, HUB_UNREACHABLE
 from cxrdemo.labels import display_name
+from cxrdemo.specs import CheckpointSpec
 from training.reports.cards import make_card
 
 LICENCES_NAME: Final = "LICENSE.md"

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cxrdemo.checkpoints import Estimate
 from cxrdemo.labels import display_name
 from cxrdemo.results import MaskingMode
+from cxrdemo.specs import Estimate
 from training.measures.places import CONTRASTS
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6a6a6a")
