@@ -27,6 +27,7 @@ ROWS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "batch": analysis.files,
     "memory": analysis.memory,
     "browser": page.browser,
+    "gestures": page.gestures,
     "start": page.start,
     "training-step": training.step,
     "loader": training.loader,

@@ -6,10 +6,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -18,6 +19,18 @@ from benchmarks.setting import Setting
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+CARD = (
+    "--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader", "--disable-background-networking",
+)  # fmt: skip
+"""WebGL without a graphics card: what the card would do takes time, but not the page's thread's."""
+
+SCREENS = {"1440 x 900 at 1x": (1440, 900, 1), "3840 x 2160 at 2x": (3840, 2160, 2)}
+TOGGLES = {
+    "masking": "123", "finding": ["ArrowDown"], "heat": "h", "outline": "m", "invert": "i",
+    "scale of the heat": "u", "turn": "t", "mirror": "j",
+}  # fmt: skip
+FRAME_S = 1 / 60
 PORT = 7971
 URL = f"http://127.0.0.1:{PORT}/"
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +118,135 @@ def browser(setting: Setting) -> list[Row]:
             )
         )  # fmt: skip
     return rows
+
+
+def gestures(setting: Setting) -> list[Row]:
+    """What a toggle and a step of a drag cost the page's thread, and how many frames they take."""
+    missing = _browser_missing()
+    if missing:
+        return [Row.not_run("browser: toggles and drags", missing)]
+    rows = []
+    with _server("torch"), _chromium(CARD) as chromium:
+        _until_served()
+        for screen, (width, height, ratio) in SCREENS.items():
+            context = chromium.new_context(
+                viewport={"width": width, "height": height}, device_scale_factor=ratio
+            )
+            tab = context.new_page()
+            _read_once(tab, setting)
+            costs = {name: _cost(tab, steps) for name, steps in _steps(tab).items()}
+            context.close()
+            every = [cpu for cpus, _ in costs.values() for cpu in cpus]
+            slowest = max(costs, key=lambda name: median(costs[name][0]))
+            frames = [count for _, counts in costs.values() for count in counts]
+            rows.append(
+                Row(
+                    f"browser: a toggle or a step of a drag, {screen}", "a frame of 1/60 s",
+                    f"{Timing(tuple(every))} of the page's thread",
+                    f"<= {1000 * FRAME_S:.1f} ms for each of them",
+                    max(median(cpus) for cpus, _ in costs.values()) <= FRAME_S,
+                    {name: {"cpu_s": cpus, "frames": n} for name, (cpus, n) in costs.items()},
+                    f"slowest: {slowest}, {Timing(tuple(costs[slowest][0]))}; drawn in"
+                    f" {median(frames):.0f} frame(s), at most {max(frames)}",
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _steps(tab: Any) -> dict[str, list[Callable[[], object]]]:
+    """What is done, by name: each a list of single steps."""
+
+    def press(key: str) -> Callable[[], object]:
+        return lambda: tab.keyboard.press(key)
+
+    steps = {name: [press(key) for _ in range(6) for key in keys] for name, keys in TOGGLES.items()}
+    box = tab.locator(".cxv-film").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag(before: list[Callable[[], object]]) -> list[Callable[[], object]]:
+        moves = [lambda i=i: tab.mouse.move(x + 5 * i, y + 3 * i) for i in range(1, 13)]
+        return [*before, lambda: tab.mouse.move(x, y), tab.mouse.down, *moves, tab.mouse.up]
+
+    steps["window"] = drag([])
+    steps["zoom"] = [lambda: tab.mouse.wheel(0, -60)] * 8
+    steps["pan"] = drag([])
+    return steps
+
+
+def _cost(tab: Any, steps: list[Callable[[], object]]) -> tuple[list[float], list[int]]:
+    """CPU seconds of the page's thread, and frames until the last pane was drawn, per step."""
+    session = tab.context.new_cdp_session(tab)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def used() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
+
+    tab.evaluate(COUNT_FRAMES)
+    costs, frames = [], []
+    for step in steps:
+        tab.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => { counted.start(); done(); }))"
+        )
+        before = used()
+        step()
+        tab.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        costs.append(used() - before)
+        drawn = tab.evaluate("counted.framesUntilDrawn()")
+        if drawn:
+            frames.append(drawn)
+    session.detach()
+    return costs, frames or [0]
+
+
+NEXT_FRAME = "new Promise((done) => requestAnimationFrame(done))"
+
+COUNT_FRAMES = """() => {
+  if (window.counted) return;
+  let frame = 0, asked = null, last = null;
+  const tick = () => { frame++; requestAnimationFrame(tick); };
+  requestAnimationFrame(tick);
+  for (const kind of ["keydown", "pointermove", "wheel"]) {
+    addEventListener(kind, () => { asked ??= frame; }, { capture: true, passive: true });
+  }
+  const shown = ImageBitmapRenderingContext.prototype;
+  const transfer = shown.transferFromImageBitmap;
+  shown.transferFromImageBitmap = function (bitmap) {
+    last = frame;
+    return transfer.call(this, bitmap);
+  };
+  window.counted = {
+    start() { asked = last = null; },
+    framesUntilDrawn: () => (asked === null || last === null ? null : Math.max(1, last - asked)),
+  };
+}"""
+"""Counts the frames from an event to the last pane drawn for it."""
+
+
+@contextmanager
+def _chromium(flags: tuple[str, ...]) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(flags))
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def _read_once(tab: Any, setting: Setting) -> None:
+    from playwright.sync_api import expect
+
+    tab.goto(URL)
+    upload = tab.locator(".cxr-open input[type=file]")
+    upload.wait_for(state="attached", timeout=60_000)
+    file = {"name": "phantom.dcm", "mimeType": "application/dicom", "buffer": setting.dicom}
+    upload.set_input_files(file)
+    expect(tab.locator(".cxv[data-probed]")).to_have_count(1, timeout=120_000)
+    expect(tab.locator(".cxv[data-busy]")).to_have_count(0, timeout=120_000)
 
 
 def _browser_missing() -> str | None:

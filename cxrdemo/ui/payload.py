@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cxrdemo.labels import FINDINGS
 from cxrdemo.masking import margin_levels
+from cxrdemo.radiograph import Radiograph
 from cxrdemo.rendering import (
     HEAT_COLOURS,
     SIDE_COLOURS,
@@ -37,11 +38,11 @@ from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 
 Specs = Mapping[MaskingMode, CheckpointSpec | None]
 
-IMAGE_PX: Final = 2048
-"""Longest side of the picture sent: one of its pixels is two or three of a detector's."""
+IMAGE_PX: Final = 1536
+"""Longest side of the picture sent first, with 8 bits: soon there, and enough for most screens."""
 
-_DEEP: Final = 16
-"""Bits of a picture whose levels travel in two channels."""
+FINE_PX: Final = 4096
+"""Longest side of the picture sent on demand, with 16 bits: what every graphics card takes."""
 
 LEVELS_PX: Final = 512
 """Longest side of the map of margins."""
@@ -55,23 +56,35 @@ PROBED_MARGINS: Final = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.20)
 
 
 class ImagePart(TypedDict):
-    """The picture.
+    """The picture that is sent first.
 
     Attributes:
-        url: PNG: grey of 8 bits; or, if deep, the upper byte of 16 bits as red, the lower as green.
-        deep: Whether the file had more than 8 bits per sample.
+        url: PNG, grey.
         width: Of the picture sent, in pixels.
         height: Of the picture sent, in pixels.
         native: Width and height of the image as read.
+        bits: Of a sample of the file.
         spacing: Millimetres per pixel of the picture sent; None where the file gives none.
     """
 
     url: str
-    deep: bool
     width: int
     height: int
     native: list[int]
+    bits: int
     spacing: float | None
+
+
+class FinePart(TypedDict):
+    """The picture in full.
+
+    Attributes:
+        url: PNG: the upper byte of 16 bits is red, the lower one green.
+        deep: That it is so.
+    """
+
+    url: str
+    deep: bool
 
 
 class LungsPart(TypedDict):
@@ -209,6 +222,7 @@ class Payload(TypedDict, total=False):
         withheld: Whether the numbers are held back for them.
         corrections: How many corrections of the mask can be undone.
         image: The picture.
+        fine: The same in full, once it was asked for.
         colours: 256 x RGB from no heat to the peak.
         sideColours: RGB of each side's outline.
         lungs: The mask; None where there is none.
@@ -229,6 +243,7 @@ class Payload(TypedDict, total=False):
     withheld: bool
     corrections: int
     image: ImagePart
+    fine: FinePart
     colours: list[int]
     sideColours: dict[str, list[int]]
     lungs: LungsPart | None
@@ -246,26 +261,35 @@ def payload(**parts: Unpack[Payload]) -> Payload:
 def image_part(analysis: Analysis) -> Payload:
     """The picture and what does not change with the mask. Sent once per upload.
 
-    The grey levels are those of `rendering.grey`, losslessly; of 16 bits where the file has more
-    than 8.
+    The grey levels are those of `rendering.grey`, losslessly.
     """
-    radiograph = for_display(analysis, longest_px=IMAGE_PX).radiograph
-    height, width = radiograph.hw
-    deep = analysis.radiograph.source.bit_depth > 8
+    source = analysis.radiograph
+    shown = for_display(analysis, longest_px=IMAGE_PX).radiograph
+    height, width = shown.hw
     return {
         "image": {
-            "url": _data_url(
-                _two_bytes(radiograph.pixels) if deep else _one_byte(radiograph.pixels)
-            ),
-            "deep": deep,
+            "url": _data_url(np.rint(shown.pixels * 255).astype(np.uint8)),
             "width": width,
             "height": height,
-            "native": list(analysis.radiograph.hw[::-1]),
-            "spacing": None if radiograph.spacing_mm is None else radiograph.spacing_mm[0],
+            "native": list(source.hw[::-1]),
+            "bits": source.source.bit_depth,
+            "spacing": None if shown.spacing_mm is None else shown.spacing_mm[0],
         },
         "colours": HEAT_COLOURS.ravel().tolist(),
         "sideColours": {str(int(side)): list(colour) for side, colour in SIDE_COLOURS.items()},
     }
+
+
+def fine_part(radiograph: Radiograph) -> Payload:
+    """The picture at its native size, up to `FINE_PX`, with 16 bits. Sent when it is asked for."""
+    pixels = radiograph.pixels
+    placement = display_placement(radiograph.hw, longest_px=FINE_PX)
+    if placement.source_hw != placement.target_hw:
+        pixels = np.clip(placement.image(pixels, fill=0.0), 0, 1)
+    levels = np.rint(pixels * (2**16 - 1)).astype(np.uint16)
+    # A browser's canvas has 8 bits per channel.
+    channels = (levels >> 8, levels & 255, np.zeros_like(levels))
+    return {"fine": {"url": _data_url(np.dstack(channels).astype(np.uint8)), "deep": True}}
 
 
 def lungs_part(analysis: Analysis) -> Payload:
@@ -416,16 +440,6 @@ def _estimate(estimate: Estimate | None) -> str | None:
     if estimate is None:
         return None
     return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f}, n = {estimate.n})"
-
-
-def _one_byte(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint(pixels * 255).astype(np.uint8)
-
-
-def _two_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Levels of 16 bits as RGB: the upper byte, the lower one, nothing."""
-    levels = np.rint(pixels * (2**_DEEP - 1)).astype(np.uint16)
-    return np.dstack([levels >> 8, levels & 255, np.zeros_like(levels)]).astype(np.uint8)
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

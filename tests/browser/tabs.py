@@ -92,7 +92,8 @@ def drawn(tab: Any, pane: int = 0) -> str:
     """What a pane shows, after the next frame."""
     return tab.evaluate(
         "i => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done("
-        "document.querySelectorAll('.cxv-pane canvas')[i].toDataURL()))))",
+        "['film', 'marks'].map((name) => document.querySelectorAll('.cxv-' + name)[i].toDataURL())"
+        ".join()))))",
         pane,
     )
 

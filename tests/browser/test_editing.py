@@ -72,7 +72,7 @@ def test_a_mask_is_corrected_with_the_mouse_alone(tab: Any, corrections: list) -
     outline = drawn(tab)
     tab.locator(".cxv-main [data-do=edit]").click()
     tab.locator("[data-tool=click]").click()
-    pane = tab.locator(".cxv-pane canvas").first
+    pane = tab.locator(".cxv-film").first
     pane.click(position={"x": 150, "y": 200})
     wait_for_answer(tab, corrections, 1)
     tab.locator("[data-sign=remove]").click()

@@ -75,7 +75,7 @@ def test_every_key_of_the_help_sheet_does_what_it_says(tab: Any, watched: Watche
 
 
 def test_the_mouse_alone_reaches_everything(tab: Any, watched: Watched, site: Site) -> None:
-    pane = tab.locator(".cxv-pane canvas").first
+    pane = tab.locator(".cxv-film").first
     box = pane.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     seen = len(watched.requests)

@@ -9,7 +9,7 @@ def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> No
     tab = watched.open(PHONE)
     upload(tab, phantom_png(1))
     touch = tab.context.new_cdp_session(tab)
-    box = tab.locator(".cxv-pane canvas").first.bounding_box()
+    box = tab.locator(".cxv-film").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
     def finger(kind: str, *points: tuple[float, float]) -> None:

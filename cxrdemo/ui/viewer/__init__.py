@@ -14,9 +14,12 @@ SHEETS: Final = (
     "geometry.js",
     "pixels.js",
     "evidence.js",
+    "measure.js",
     "shader.js",
     "findings.js",
     "editing.js",
+    "panes.js",
+    "pointer.js",
     "hands.js",
     "viewer.js",
 )

@@ -4,9 +4,6 @@ const marks = []; // one per correction asked for: {kind, at, add}, at in pixels
 
 const toolBar = () => (view.tool === "edit" || view.tool === "plant" ? view.tool : null);
 
-const fromView = (point) => unposedPoint(point, data.image, scene().pose);
-const toView = (point) => posedPoint(point, data.image, scene().pose);
-
 const brushRadius = () => (view.brush * data.image.height) / 2;
 
 function editTip() {
@@ -24,9 +21,9 @@ function setTool(tool) {
 // ---- Correcting the lungs ---------------------------------------------------------------------------
 
 function askClick(point, add) {
-  if (!isWithin(scene(), point)) return;
-  const at = fromView(point), [x, y] = toNative(data.image, at);
-  marks.push({ kind: "click", at, add });
+  if (!isWithin(data.image, point)) return;
+  const [x, y] = toNative(data.image, point);
+  marks.push({ kind: "click", at: point, add });
   ask("mask_prompt", { kind: "click", x, y, add });
 }
 
@@ -34,18 +31,16 @@ function askBox() {
   const box = view.box;
   change({ box: null, corner: null });
   if (box[2] - box[0] < 4 || box[3] - box[1] < 4) return;
-  const corners = [fromView(box.slice(0, 2)), fromView(box.slice(2))].map((point) => toNative(data.image, point));
-  const [[a, b], [c, d]] = corners;
+  const [x0, y0] = toNative(data.image, box.slice(0, 2)), [x1, y1] = toNative(data.image, box.slice(2));
   marks.push({ kind: "box" });
-  ask("mask_prompt", { kind: "box", x0: Math.min(a, c), y0: Math.min(b, d), x1: Math.max(a, c), y1: Math.max(b, d) });
+  ask("mask_prompt", { kind: "box", x0, y0, x1, y1 });
 }
 
 // A stroke counts at once on the screen, and is asked for when it is let go of.
 function askStroke({ points, radius, add }) {
-  const sent = points.map(fromView);
-  marks.push({ kind: "stroke", points: sent, radius, add });
+  marks.push({ kind: "stroke", points, radius, add });
   const native = toNative(data.image, [radius, 0])[0];
-  ask("mask_painted", { strokes: [{ add, radius: native, points: sent.map((point) => toNative(data.image, point)) }] });
+  ask("mask_painted", { strokes: [{ add, radius: native, points: points.map((point) => toNative(data.image, point)) }] });
 }
 
 function undo() {
@@ -63,46 +58,21 @@ function automatic() {
 // ---- Planting a lesion --------------------------------------------------------------------------------
 
 function askPlant(point) {
-  if (!isWithin(scene(), point)) return;
-  const [x, y] = toNative(data.image, fromView(point));
+  if (!isWithin(data.image, point)) return;
+  const [x, y] = toNative(data.image, point);
   ask("plant", { kind: view.kind, x, y, diameter: view.diameter, contrast: view.contrast });
 }
 
 // ---- Measuring ------------------------------------------------------------------------------------------
 
-function lengthText([[x0, y0], [x1, y1]]) {
-  const long = Math.hypot(x1 - x0, y1 - y0), { spacing, native, width } = data.image;
-  return spacing ? `${(long * spacing).toFixed(long * spacing < 20 ? 1 : 0)} mm at the detector` : `${Math.round((long * native[0]) / width)} px`;
-}
-
-// The value under the pointer, as the file's level where 8 or 16 bits tell it.
-function pixelText([u, v]) {
-  const { pyramid, width, height } = scene();
-  const x = Math.floor(u), y = Math.floor(v);
-  if (x < 0 || y < 0 || x >= width || y >= height) return "";
-  const share = pyramid[0].values[y * width + x] / WHITE;
-  const [nx, ny] = toNative(data.image, fromView([u, v])).map(Math.floor);
-  return `${nx}, ${ny}: ${valueText(share)}`;
-}
-
-// A share of the grey range in the file's own units where they are known, else in percent.
-function valueText(share) {
-  const range = data.image.range;
-  return range ? `${Math.round(range[0] + share * (range[1] - range[0]))}` : `${(100 * share).toFixed(1)} %`;
-}
-
-function windowText() {
-  const range = data && data.image.range;
-  const [level, width] = range
-    ? [Math.round(range[0] + view.level * (range[1] - range[0])), Math.round(view.width * Math.abs(range[1] - range[0]))]
-    : [`${Math.round(100 * view.level)} %`, `${Math.round(100 * view.width)} %`];
-  return `L ${level} W ${width}${view.invert ? " inverted" : ""}`;
-}
+const lengthText = (length) => lengthInWords(length, data.image);
+const pixelText = (point) => pointInWords(point, pyramid()[0], data.image);
+const windowText = () => windowInWords(view, data.image.range);
 
 // ---- Drawing ------------------------------------------------------------------------------------------
 
 function drawTools(context, at, ratio) {
-  const pane = ([x, y]) => [x * at.scale + at.ox, y * at.scale + at.oy];
+  const pane = (point) => toPane(at, point);
   context.lineWidth = ratio;
   context.lineCap = context.lineJoin = "round";
   if (view.tool === "edit") {
@@ -110,8 +80,8 @@ function drawTools(context, at, ratio) {
     // What the server has answered is in the outline; strokes on their way are shown here.
     const answered = busy || questions.length ? data.corrections || 0 : marks.length;
     marks.slice(since).forEach((mark, i) => {
-      if (mark.kind === "click") drawSign(context, pane(toView(mark.at)), mark.add, ratio);
-      if (mark.kind === "stroke" && i + since >= answered) drawStroke(context, { ...mark, points: mark.points.map(toView) }, pane, at.scale);
+      if (mark.kind === "click") drawSign(context, pane(mark.at), mark.add, ratio);
+      if (mark.kind === "stroke" && i + since >= answered) drawStroke(context, mark, pane, at.scale);
     });
     if (view.stroke) drawStroke(context, view.stroke, pane, at.scale);
   }
@@ -198,8 +168,7 @@ function drawScaleBar(context, at, width, height, ratio) {
 // What was planted is marked on the picture itself, wherever it is shown or saved.
 function drawPlanted(context, at, ratio) {
   const { x, y, diameter } = data.planted;
-  const [u, v] = toView([x, y]);
-  const centre = [u * at.scale + at.ox, v * at.scale + at.oy], radius = (diameter / 2) * at.scale + 4 * ratio;
+  const centre = toPane(at, [x, y]), radius = (diameter / 2) * at.scale + 4 * ratio;
   context.setLineDash([4 * ratio, 4 * ratio]);
   context.strokeStyle = "#f0b860";
   context.lineWidth = 1.5 * ratio;

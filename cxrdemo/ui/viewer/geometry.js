@@ -1,20 +1,36 @@
 // Where things lie: pure functions of sizes and positions. No page, no state.
 //
-// "Picture" is in pixels of the picture as it is shown, "sent" in pixels of the picture as the
-// server sent it (they differ once the view is turned or mirrored), "pane" in pixels of a canvas:
-// pane = picture * scale + (ox, oy). A pose is {turns, mirrored}: first mirrored left to right,
-// then turned clockwise by so many quarters.
+// "Picture" is in pixels of the picture as the server sent it, "pane" in pixels of a canvas. A pose
+// is {turns, mirrored}: first mirrored left to right, then turned clockwise by so many quarters. It
+// is part of the way from the one to the other, so that no pixel and no mark has to be turned.
 
 const bounded = (value, low, high) => Math.min(high, Math.max(low, value));
 
-// Where a picture lies in a pane: fitted, then zoomed about a point (x, y) off its middle.
-function placed(picture, pane, { zoom, x, y }) {
-  const scale = Math.min(pane.width / picture.width, pane.height / picture.height) * zoom;
-  return {
-    scale,
-    ox: pane.width / 2 - (picture.width / 2 + x) * scale,
-    oy: pane.height / 2 - (picture.height / 2 + y) * scale,
-  };
+// Where a picture lies in a pane: fitted, then zoomed about a point (x, y) off its middle. The answer
+// is what a canvas' setTransform takes: pane = (a x + c y + e, b x + d y + f), and its scale.
+function placed(picture, pane, { zoom, x, y, turns = 0, mirrored = false }) {
+  const size = posedSize(picture, { turns });
+  const scale = Math.min(pane.width / size.width, pane.height / size.height) * zoom;
+  const [cos, sin] = [[1, 0], [0, 1], [-1, 0], [0, -1]][turns];
+  const across = mirrored ? -scale : scale;
+  const a = across * cos, b = across * sin, c = scale * (0 - sin), d = scale * cos;
+  const u = picture.width / 2 + x, v = picture.height / 2 + y;
+  return { scale, a, b, c, d, e: pane.width / 2 - a * u - c * v, f: pane.height / 2 - b * u - d * v };
+}
+
+const toPane = (at, [x, y]) => [at.a * x + at.c * y + at.e, at.b * x + at.d * y + at.f];
+
+const toPicture = (at, [x, y]) => directionInPicture(at, [x - at.e, y - at.f]);
+
+// A way in a pane, as a way in the picture.
+function directionInPicture(at, [x, y]) {
+  const square = at.scale * at.scale;
+  return [(at.a * x + at.b * y) / square, (at.c * x + at.d * y) / square];
+}
+
+// Size of a picture in a pose.
+function posedSize({ width, height }, { turns }) {
+  return turns % 2 ? { width: height, height: width } : { width, height };
 }
 
 // The nearest point off the middle that leaves no room beside a zoomed picture.
@@ -35,72 +51,28 @@ function boxBetween(picture, a, b) {
 
 const isWithin = (picture, [x, y]) => x >= 0 && y >= 0 && x <= picture.width && y <= picture.height;
 
-// ---- Poses ------------------------------------------------------------------------------------
-
-// Size of a sent picture in a pose.
-function posedSize({ width, height }, { turns }) {
-  return turns % 2 ? { width: height, height: width } : { width, height };
+// The edges of a pane at which the patient's right and left lie: of a frontal image as sent the right
+// is on the left, unless its sides are swapped.
+function sideEdges({ turns, mirrored }, isSwapped) {
+  const clockwise = ["left", "top", "right", "bottom"];
+  const from = mirrored !== isSwapped ? 2 : 0;
+  return { right: clockwise[(from + turns) % 4], left: clockwise[(from + turns + 2) % 4] };
 }
 
-function posedPoint([x, y], { width, height }, { turns, mirrored }) {
-  if (mirrored) x = width - x;
-  for (let i = 0; i < turns; i++) [x, y, width, height] = [height - y, x, height, width];
-  return [x, y];
-}
-
-function unposedPoint([x, y], sent, pose) {
-  let { width, height } = posedSize(sent, pose);
-  for (let i = 0; i < pose.turns; i++) [x, y, width, height] = [y, width - x, height, width];
-  return [pose.mirrored ? width - x : x, y];
-}
-
-// A grid of values, row by row, in a pose; of the same kind of array.
-function posedGrid(values, size, pose) {
-  if (!pose.turns && !pose.mirrored) return values;
-  const { width, height } = posedSize(size, pose);
-  const out = new values.constructor(values.length);
-  const origin = unposedPoint([0.5, 0.5], size, pose);
-  const right = unposedPoint([1.5, 0.5], size, pose), down = unposedPoint([0.5, 1.5], size, pose);
-  const start = Math.floor(origin[0]) + Math.floor(origin[1]) * size.width;
-  const across = right[0] - origin[0] + (right[1] - origin[1]) * size.width;
-  const below = down[0] - origin[0] + (down[1] - origin[1]) * size.width;
-  for (let y = 0; y < height; y++) {
-    for (let x = 0, at = start + y * below; x < width; x++, at += across) out[y * width + x] = values[at];
-  }
-  return out;
-}
-
-// Polygons of x0, y0, x1, y1, ... in a pose. Their points are pixels, hence their centres are posed.
-function posedPolygons(polygons, size, pose) {
-  return polygons.map((points) => {
-    const out = [];
-    for (let i = 0; i < points.length; i += 2) {
-      const [x, y] = posedPoint([points[i] + 0.5, points[i + 1] + 0.5], size, pose);
-      out.push(x - 0.5, y - 0.5);
-    }
-    return out;
+// A closed polygon of x0, y0, x1, y1, ... as a line with rounded corners: per corner where its curve
+// begins, the corner, and where it ends. Points are pixels, so their middles are meant. No curve
+// begins further from its corner than `reach`, so that the line stays where it is.
+function rounded(points, reach = 3) {
+  const count = points.length / 2;
+  const at = (i) => [points[2 * (i % count)] + 0.5, points[2 * (i % count) + 1] + 0.5];
+  const towards = ([x, y], [u, v]) => {
+    const long = Math.hypot(u - x, v - y), share = long ? Math.min(0.5, reach / long) : 0;
+    return [x + share * (u - x), y + share * (v - y)];
+  };
+  return Array.from({ length: count }, (_, i) => {
+    const corner = at(i);
+    return [...towards(corner, at(i + count - 1)), ...corner, ...towards(corner, at(i + 1))];
   });
-}
-
-// Heat in a pose: {rows, columns, cells, content: x, y, width, height as shares of the grid}.
-function posedHeat(heat, pose) {
-  const size = { width: heat.columns, height: heat.rows };
-  const { width, height } = posedSize(size, pose);
-  const [x, y, w, h] = heat.content;
-  const unit = { width: 1, height: 1 };
-  const corners = [posedPoint([x, y], unit, pose), posedPoint([x + w, y + h], unit, pose)];
-  const left = Math.min(corners[0][0], corners[1][0]), top = Math.min(corners[0][1], corners[1][1]);
-  const content = [left, top, Math.abs(corners[1][0] - corners[0][0]), Math.abs(corners[1][1] - corners[0][1])];
-  return { rows: height, columns: width, cells: posedGrid(heat.cells, size, pose), content };
-}
-
-// The edges of the view at which the patient's right and left lie: of a frontal image as sent the
-// right is on the left, unless its sides are swapped.
-function sideEdges(pose, isSwapped) {
-  const edge = ([x, y]) => (x < 0.25 ? "left" : x > 0.75 ? "right" : y < 0.25 ? "top" : "bottom");
-  const unit = { width: 1, height: 1 };
-  const [a, b] = [[0, 0.5], [1, 0.5]].map((point) => edge(posedPoint(point, unit, pose)));
-  return isSwapped ? { right: b, left: a } : { right: a, left: b };
 }
 
 // ---- Lengths ------------------------------------------------------------------------------------

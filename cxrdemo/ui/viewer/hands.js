@@ -1,4 +1,4 @@
-// Pointer, wheel, keys, sliders, and files dropped or pasted. They change the state of viewer.js.
+// Keys, buttons, sliders, and files dropped or pasted. They change the state of viewer.js.
 
 function change(update, panesAlone = false) {
   if (!data) return;
@@ -10,115 +10,6 @@ function change(update, panesAlone = false) {
 function set(update) {
   Object.assign(view, update);
   refresh();
-}
-
-function onPicture(pane, event) {
-  const area = pane.canvas.getBoundingClientRect();
-  const at = place(area.width, area.height);
-  return [(event.clientX - area.left - at.ox) / at.scale, (event.clientY - area.top - at.oy) / at.scale];
-}
-
-function zoomAt(pane, factor, event) {
-  const zoom = bounded(view.zoom * factor, 1, 16);
-  const area = pane.canvas.getBoundingClientRect();
-  const { width, height } = scene();
-  const [u, v] = event ? onPicture(pane, event) : [width / 2 + view.x, height / 2 + view.y];
-  const dx = event ? event.clientX - area.left - area.width / 2 : 0;
-  const dy = event ? event.clientY - area.top - area.height / 2 : 0;
-  view.zoom = zoom;
-  const { scale } = place(area.width, area.height);
-  moveTo(u - dx / scale - width / 2, v - dy / scale - height / 2);
-}
-
-function moveTo(x, y) {
-  change(reachable(scene(), view.zoom, x, y), true);
-}
-
-// What a press on a pane does, by tool, button and zoom.
-function dragKind(event) {
-  const isSecond = event.button === 2 || event.altKey;
-  if (view.tool === "edit") {
-    const add = (view.sign === "add") !== isSecond;
-    return { kind: view.editWith, add };
-  }
-  if (view.tool === "ruler") return { kind: "ruler" };
-  if (view.tool === "plant") return { kind: isSecond ? "window" : "plant" };
-  if (isSecond || (view.zoom === 1 && event.pointerType === "mouse")) return { kind: "window" };
-  return { kind: "move" };
-}
-
-function listen(pane) {
-  const pointers = new Map();
-  let drag = null, holding = 0;
-  pane.canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-  pane.canvas.addEventListener("wheel", (event) => {
-    if (!data) return;
-    event.preventDefault();
-    zoomAt(pane, Math.exp(-event.deltaY / 400), event);
-  }, { passive: false });
-  pane.canvas.addEventListener("dblclick", () => {
-    if (data && !view.tool) change({ solo: view.solo === null && panes.length > 1 ? panes.indexOf(pane) : null });
-  });
-  pane.canvas.addEventListener("pointerdown", (event) => {
-    if (!data) return;
-    pane.canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, event);
-    const from = onPicture(pane, event);
-    drag = { ...dragKind(event), from, x: event.clientX, y: event.clientY, view: { ...view }, moved: false };
-    if (drag.kind === "brush") change({ stroke: { points: [from], radius: brushRadius(), add: drag.add }, crossShown: false }, true);
-    if (event.pointerType === "touch" && !view.tool) holding = setTimeout(() => set({ hold: true }), 350);
-  });
-  pane.canvas.addEventListener("pointermove", (event) => {
-    if (data && !pointers.size) find("[data-out=pixel]").textContent = pixelText(onPicture(pane, event));
-    if (data && view.tool === "edit" && !pointers.size && event.pointerType === "mouse") change({ cross: onPicture(pane, event), crossShown: true }, true);
-    if (!pointers.has(event.pointerId) || !drag) return;
-    if (pointers.size === 2) {
-      clearTimeout(holding);
-      const before = distanceBetween(...pointers.values());
-      pointers.set(event.pointerId, event);
-      Object.assign(drag, { moved: true, kind: "pinch" });
-      view.stroke = null;
-      return zoomAt(pane, distanceBetween(...pointers.values()) / before, middleOf(...pointers.values()));
-    }
-    pointers.set(event.pointerId, event);
-    const dx = event.clientX - drag.x, dy = event.clientY - drag.y;
-    if (Math.hypot(dx, dy) > 3) {
-      drag.moved = true;
-      clearTimeout(holding);
-    }
-    if (!drag.moved) return;
-    const to = onPicture(pane, event);
-    if (drag.kind === "window") {
-      change({ preset: "own", width: bounded(drag.view.width + dx / 300, 0.05, 2), level: bounded(drag.view.level + dy / 500, 0, 1) }, true);
-      find("[data-out=pixel]").textContent = windowText();
-    } else if (drag.kind === "move") {
-      const { scale } = place(pane.canvas.clientWidth, pane.canvas.clientHeight);
-      moveTo(drag.view.x - dx / scale, drag.view.y - dy / scale);
-    } else if (drag.kind === "box") change({ box: boxBetween(scene(), drag.from, to) }, true);
-    else if (drag.kind === "ruler") change({ length: [drag.from, to] }, true);
-    else if (drag.kind === "brush" && view.stroke) {
-      view.stroke.points.push(to);
-      refresh(true);
-    }
-  });
-  const end = (event) => {
-    clearTimeout(holding);
-    if (view.hold) set({ hold: false });
-    pointers.delete(event.pointerId);
-    if (pointers.size || !drag) return;
-    const { kind, from, add, moved } = drag;
-    drag = null;
-    const stroke = view.stroke;
-    view.stroke = null;
-    if (event.type !== "pointerup") return refresh(true);
-    if (kind === "box" && moved && view.box) askBox();
-    if (kind === "click" && !moved) askClick(from, add);
-    if (kind === "brush" && stroke) askStroke(stroke);
-    if (kind === "plant" && !moved) askPlant(from);
-  };
-  pane.canvas.addEventListener("pointerup", end);
-  pane.canvas.addEventListener("pointercancel", end);
-  pane.canvas.addEventListener("pointerleave", () => { find("[data-out=pixel]").textContent = ""; });
 }
 
 let marginTimer = 0;
@@ -138,22 +29,13 @@ function setMargin(percent, wait) {
 
 const presets = {
   file: () => ({ level: 0.5, width: 1, invert: false }),
-  lungs: () => ({ ...windowOf(picture.values, inLungs(true)), invert: false }),
-  dense: () => ({ ...windowOf(picture.values, inLungs(false)), invert: false }),
+  lungs: () => ({ ...windowFor("lungs", coarse(), levels, data.lungs?.count), invert: false }),
+  bone: () => ({ ...windowFor("bone", coarse(), levels, data.lungs?.count), invert: false }),
   inverted: () => ({ level: 0.5, width: 1, invert: true }),
 };
 
-// Whether a pixel of the picture lies in the lungs, or between and beside them; of an image without
-// a mask its middle counts.
-function inLungs(isWanted) {
-  const { width, height } = picture;
-  return (i) => {
-    const x = (i % width) / width, y = Math.floor(i / width) / height;
-    if (!levels) return isWanted ? true : x > 0.4 && x < 0.6;
-    const level = levels.values[Math.floor(y * levels.height) * levels.width + Math.floor(x * levels.width)];
-    return isWanted ? level === 0 : level > 0 && level <= data.lungs.count;
-  };
-}
+// A level of the picture that is fine enough to choose a window by.
+const coarse = () => pyramid().find(({ width, height }) => width * height < 5e5) ?? pyramid().at(-1);
 
 function setPreset(name) {
   if (picture && presets[name]) change({ preset: name, ...presets[name]() });
@@ -172,8 +54,8 @@ const actions = {
   plant: () => setTool("plant"),
   unplant: () => { if (data && data.planted) ask("plant_removed"); },
   ruler: () => setTool("ruler"),
-  turn: () => change({ turns: (view.turns + 1) % 4, x: 0, y: 0, zoom: 1, length: null }),
-  mirror: () => change({ mirrored: !view.mirrored, turns: view.turns % 2 ? (view.turns + 2) % 4 : view.turns, x: 0, y: 0, zoom: 1, length: null }),
+  turn: () => change({ turns: (view.turns + 1) % 4 }),
+  mirror: () => change({ mirrored: !view.mirrored, turns: view.turns % 2 ? (view.turns + 2) % 4 : view.turns }),
   swap: () => change({ swapped: !view.swapped }),
   download: () => ask("case_wanted", {}, null),
   print: () => window.print(),
@@ -240,10 +122,12 @@ const toolKeys = {
 const setEdit = (editWith) => change({ editWith, corner: null, box: null });
 
 function moveCross(dx, dy) {
-  const { width, height } = scene(), pace = Math.max(width, height) / 100;
+  const { width, height } = data.image, pace = Math.max(width, height) / 100;
   const [x, y] = view.crossShown ? view.cross : [width / 2, height / 2];
-  const cross = [bounded(x + dx * pace, 0, width), bounded(y + dy * pace, 0, height)];
-  change({ cross, crossShown: true, box: view.corner ? boxBetween(scene(), view.corner, cross) : null }, true);
+  const upright = placed(data.image, posedSize(data.image, view), { ...view, zoom: 1 });
+  const [u, v] = directionInPicture(upright, [dx * pace, dy * pace]);
+  const cross = [bounded(x + u, 0, width), bounded(y + v, 0, height)];
+  change({ cross, crossShown: true, box: view.corner ? boxBetween(data.image, view.corner, cross) : null }, true);
 }
 
 function setCross() {
@@ -282,10 +166,8 @@ function onKey(event) {
     return menu.querySelector("summary").focus();
   }
   if (event.shiftKey && isArrow && data) {
-    const { width, height } = scene(), reach = Math.max(width, height) / (20 * view.zoom);
-    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     event.preventDefault();
-    return moveTo(view.x + dx * reach, view.y + dy * reach);
+    return moveBy(...{ ArrowLeft: [-0.05, 0], ArrowRight: [0.05, 0], ArrowUp: [0, -0.05], ArrowDown: [0, 0.05] }[event.key]);
   }
   const isSingle = event.key.length === 1;
   if (isSingle && !view.keys) return;

@@ -17,13 +17,13 @@ function greyLevels(rgba, isDeep) {
 function pyramidOf(values, width, height) {
   const levels = [{ values, width, height }];
   while (Math.min(width, height) > 64) {
-    const from = levels.at(-1), w = width >> 1, h = height >> 1;
+    const from = levels.at(-1).values, w = width >> 1, h = height >> 1;
     const half = new Uint16Array(w * h);
     for (let y = 0; y < h; y++) {
       const top = 2 * y * width, bottom = top + width;
       for (let x = 0; x < w; x++) {
-        const i = 2 * x, at = from.values;
-        half[y * w + x] = (at[top + i] + at[top + i + 1] + at[bottom + i] + at[bottom + i + 1] + 2) >> 2;
+        const i = 2 * x;
+        half[y * w + x] = (from[top + i] + from[top + i + 1] + from[bottom + i] + from[bottom + i + 1] + 2) >> 2;
       }
     }
     levels.push({ values: half, width: w, height: h });
@@ -32,12 +32,39 @@ function pyramidOf(values, width, height) {
   return levels;
 }
 
-// For every pixel of a pane along one axis: its two neighbours on another grid, and how far
-// between. `from` and `share` say which part of the grid the picture lies on.
-function axis(length, scale, offset, size, count, from = 0, share = 1) {
+// What a masking keeps, 0..255: its map of margins up to a limit, its edge softened over about two
+// pixels, so that it is no staircase when zoomed. Drawn as kept where it reaches a half.
+function keptOf({ width, height, values }, limit) {
+  const across = new Uint8Array(values.length), kept = new Uint8Array(values.length);
+  const at = (i) => (values[i] <= limit ? 1 : 0);
+  for (let y = 0; y < height; y++) {
+    const first = y * width, last = first + width - 1;
+    for (let i = first; i <= last; i++) across[i] = at(Math.max(first, i - 1)) + 2 * at(i) + at(Math.min(last, i + 1));
+  }
+  for (let y = 0; y < height; y++) {
+    const up = Math.max(0, y - 1) * width, here = y * width, down = Math.min(height - 1, y + 1) * width;
+    for (let x = 0; x < width; x++) kept[here + x] = Math.round((255 / 16) * (across[up + x] + 2 * across[here + x] + across[down + x]));
+  }
+  return { width, height, values: kept };
+}
+
+// How steep the edge of what is kept is drawn: over about one pixel of the pane, and never over less
+// than a card can tell.
+const edgeOf = (at, picture, kept) => 0.5 * Math.min(1, Math.max(0.02, kept.width / (picture.width * at.scale)));
+
+// Along which axis of a pane those of the picture run, how fast, and from where.
+function ways(at, width, height) {
+  return at.a !== 0
+    ? { isTurned: false, x: [width, at.a, at.e], y: [height, at.d, at.f] }
+    : { isTurned: true, x: [height, at.b, at.f], y: [width, at.c, at.e] };
+}
+
+// For every pixel of a pane along one axis: its two neighbours on a grid, and how far between. `way`
+// is of `ways`, `size` the picture's; `from` and `share` say on which part of the grid it lies.
+function axis([length, step, offset], size, count, from = 0, share = 1) {
   const low = new Int32Array(length), high = new Int32Array(length), part = new Float32Array(length);
   for (let i = 0; i < length; i++) {
-    const at = (from + ((i + 0.5 - offset) / scale / size) * share) * count - 0.5;
+    const at = (from + ((i + 0.5 - offset) / step / size) * share) * count - 0.5;
     const clamped = Math.min(count - 1, Math.max(0, at));
     low[i] = Math.floor(clamped);
     high[i] = Math.min(count - 1, low[i] + 1);
@@ -46,34 +73,57 @@ function axis(length, scale, offset, size, count, from = 0, share = 1) {
   return { low, high, part };
 }
 
-// Bilinear, at one pixel of a pane.
-function sample(values, columns, ax, ay, x, y) {
-  const top = columns * ay.low[y], bottom = columns * ay.high[y], fx = ax.part[x];
-  const upper = values[top + ax.low[x]] * (1 - fx) + values[top + ax.high[x]] * fx;
-  const lower = values[bottom + ax.low[x]] * (1 - fx) + values[bottom + ax.high[x]] * fx;
-  return upper * (1 - ay.part[y]) + lower * ay.part[y];
+// Bilinear, at the i-th place across a grid and the j-th down it.
+function sample(values, columns, ax, ay, i, j) {
+  const top = columns * ay.low[j], bottom = columns * ay.high[j], fx = ax.part[i];
+  const upper = values[top + ax.low[i]] * (1 - fx) + values[top + ax.high[i]] * fx;
+  const lower = values[bottom + ax.low[i]] * (1 - fx) + values[bottom + ax.high[i]] * fx;
+  return upper * (1 - ay.part[j]) + lower * ay.part[j];
 }
 
-// Which levels of a pyramid a scale is drawn from: the one below, and the share of the one above.
-function levelFor(scale, count) {
-  const at = Math.min(count - 1, Math.max(0, Math.log2(1 / scale)));
-  return { low: Math.floor(at), part: at - Math.floor(at) };
+// Which level of a pyramid is drawn, and how far to both sides of a pixel's middle it is looked at,
+// in pixels of that level. Of a level that is `r` times as fine as the pane, 1 <= r < 2, the mean of
+// two places (r - 1) / 2 off is sharp and without aliases; one and one, and two and one, are exact.
+function levelFor(at, picture, pyramid) {
+  const ratio = pyramid[0].width / (picture.width * at.scale);
+  const level = Math.min(pyramid.length - 1, Math.max(0, Math.floor(Math.log2(ratio) + 1e-6)));
+  return { level, off: Math.min(0.5, Math.max(0, (ratio / 2 ** level - 1) / 2)) };
 }
 
 // The picture's grey levels 0..65535 as they lie in a pane; what lies beside it is not meant to be
 // looked at.
 function resampled(pyramid, width, height, at, picture) {
-  const { low, part } = levelFor(at.scale, pyramid.length);
-  const out = new Float32Array(width * height);
-  const add = (level, weight) => {
-    const ax = axis(width, at.scale, at.ox, picture.width, level.width);
-    const ay = axis(height, at.scale, at.oy, picture.height, level.height);
-    for (let y = 0, i = 0; y < height; y++) {
-      for (let x = 0; x < width; x++, i++) out[i] += weight * sample(level.values, level.width, ax, ay, x, y);
+  const { level, off } = levelFor(at, picture, pyramid);
+  const { values, width: columns, height: rows } = pyramid[level];
+  const { isTurned, x, y } = ways(at, width, height);
+  const shifted = ([length, step, offset], size, count, by) => axis([length, step, offset - (by * step * size) / count], size, count);
+  const taps = off > 0 ? [-off, off] : [0];
+  const ax = taps.map((by) => shifted(x, picture.width, columns, by));
+  const ay = taps.map((by) => shifted(y, picture.height, rows, by));
+  // Across first, for the rows that are looked at.
+  const first = Math.min(...ay.map(({ low }) => Math.min(low[0], low.at(-1))));
+  const last = Math.max(...ay.map(({ high }) => Math.max(high[0], high.at(-1))));
+  const [across, down] = [x[0], y[0]], weight = 1 / taps.length;
+  const strip = new Float32Array(across * (last - first + 1));
+  for (let r = first; r <= last; r++) {
+    const row = r * columns, to = (r - first) * across;
+    for (const { low, high, part } of ax) {
+      for (let i = 0; i < across; i++) {
+        const below = values[row + low[i]];
+        strip[to + i] += weight * (below + part[i] * (values[row + high[i]] - below));
+      }
     }
-  };
-  add(pyramid[low], 1 - part);
-  if (part) add(pyramid[low + 1], part);
+  }
+  const out = new Float32Array(width * height);
+  const [stepAcross, stepDown] = isTurned ? [width, 1] : [1, width];
+  for (const { low, high, part } of ay) {
+    for (let j = 0; j < down; j++) {
+      const upper = (low[j] - first) * across, lower = (high[j] - first) * across, fy = part[j];
+      for (let i = 0, k = j * stepDown; i < across; i++, k += stepAcross) {
+        out[k] += weight * (strip[upper + i] + fy * (strip[lower + i] - strip[upper + i]));
+      }
+    }
+  }
   return out;
 }
 
@@ -87,38 +137,44 @@ function shade(grey, { level, width, invert }) {
 // over it, and is not cut off at the mask: that would hide exactly what a reader should see.
 //
 //   source   of `resampled`
-//   picture  {width, height}, and `at` where it lies in the pane
+//   at       of `placed`
+//   picture  {width, height}
 //   window   {level, width, invert}
-//   mask     null, or {width, height, values, limit, fill}: pixels whose value is above the limit
-//            get the fill, 0..1
+//   mask     null, or {kept, fill}: of `keptOf`, and the level 0..1 of what is removed
 //   heat     null, or {rows, columns, cells, content, peak, opacity, colours}
 function compose({ source, width, height, at, picture, window, mask, heat }) {
   const pixels = new Uint8ClampedArray(4 * width * height);
+  const { isTurned, x: wayX, y: wayY } = ways(at, width, height);
   const { width: w, height: h } = picture;
-  const fill = mask && shade(WHITE * mask.fill, window);
-  const mx = mask && axis(width, at.scale, at.ox, w, mask.width);
-  const my = mask && axis(height, at.scale, at.oy, h, mask.height);
-  const hx = heat && axis(width, at.scale, at.ox, w, heat.columns, heat.content[0], heat.content[2]);
-  const hy = heat && axis(height, at.scale, at.oy, h, heat.rows, heat.content[1], heat.content[3]);
-  for (let y = 0; y < height; y++) {
-    const v = (y + 0.5 - at.oy) / at.scale;
-    for (let x = 0; x < width; x++) {
-      const i = 4 * (y * width + x);
-      pixels[i + 3] = 255;
-      const u = (x + 0.5 - at.ox) / at.scale;
-      if (u < 0 || v < 0 || u > w || v > h) continue;
-      let g = shade(source[i / 4], window);
-      if (mask && sample(mask.values, mask.width, mx, my, x, y) > mask.limit) g = fill;
-      const value = heat ? Math.min(1, sample(heat.cells, heat.columns, hx, hy, x, y) / heat.peak) : 0;
+  const fill = mask && shade(WHITE * mask.fill, window), steep = mask && 1 / (255 * edgeOf(at, picture, mask.kept));
+  const mx = mask && axis(wayX, w, mask.kept.width), my = mask && axis(wayY, h, mask.kept.height);
+  const hx = heat && axis(wayX, w, heat.columns, heat.content[0], heat.content[2]);
+  const hy = heat && axis(wayY, h, heat.rows, heat.content[1], heat.content[3]);
+  const within = ([length, step, offset], size) => Array.from({ length }, (_, i) => {
+    const u = (i + 0.5 - offset) / step;
+    return u >= 0 && u <= size;
+  });
+  const inX = within(wayX, w), inY = within(wayY, h);
+  for (let y = 0, k = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, k++) {
+      const i = isTurned ? y : x, j = isTurned ? x : y, to = 4 * k;
+      pixels[to + 3] = 255;
+      if (!inX[i] || !inY[j]) continue;
+      let g = shade(source[k], window);
+      if (mask) {
+        const kept = sample(mask.kept.values, mask.kept.width, mx, my, i, j);
+        g = fill + Math.min(1, Math.max(0, (kept - 127.5) * steep + 0.5)) * (g - fill);
+      }
+      const value = heat ? Math.min(1, sample(heat.cells, heat.columns, hx, hy, i, j) / heat.peak) : 0;
       if (value <= HEAT_FROM) {
-        pixels[i] = pixels[i + 1] = pixels[i + 2] = Math.round(g);
+        pixels[to] = pixels[to + 1] = pixels[to + 2] = Math.round(g);
         continue;
       }
       const low = Math.min(254, Math.floor(255 * value)), part = 255 * value - low;
       const alpha = heat.opacity * Math.min(1, (value - HEAT_FROM) / (HEAT_FULL - HEAT_FROM));
       for (let c = 0; c < 3; c++) {
         const below = heat.colours[3 * low + c], over = heat.colours[3 * low + 3 + c];
-        pixels[i + c] = Math.round(g + alpha * (below + part * (over - below) - g));
+        pixels[to + c] = Math.round(g + alpha * (below + part * (over - below) - g));
       }
     }
   }

@@ -9,11 +9,14 @@ void main() {
 const FRAGMENT = `#version 300 es
 precision highp float;
 precision highp int;
-uniform sampler2D grey, levels, cells, colours;
-uniform vec2 pane, picture, offset;
-uniform float scale, lod;
+uniform sampler2D grey, kept, cells, colours;
+uniform float down; // the pane's height
+uniform vec2 picture;
+uniform vec4 turn; // from a way in the pane to one in the picture: a column, then the other
+uniform vec2 offset; // where the picture's corner lies in the pane
+uniform vec3 level; // of the pyramid, and how far off a pixel's middle it is looked at: across, down
 uniform vec3 window; // level, width, 1 if inverted
-uniform vec2 mask; // limit, fill; a limit below 0: no mask
+uniform vec2 mask; // fill, and how steep its edge is; 0: no mask
 uniform vec4 content;
 uniform vec4 heat; // peak, opacity, clear up to, full from; a peak of 0: no heat
 out vec4 colour;
@@ -29,18 +32,29 @@ float between(sampler2D grid, vec2 share) {
   return mix(upper, lower, part.y);
 }
 
+// The picture's level 0..1: its lower byte is red, its upper one green. A mean of both bytes is the
+// mean of what they stand for.
+float levelAt(vec2 share) {
+  return dot(textureLod(grey, share, level.x).rg, vec2(255.0, 65280.0)) / 65535.0;
+}
+
 float shade(float value) {
   float share = clamp((value - window.x + window.y / 2.0) / window.y, 0.0, 1.0);
   return window.z > 0.5 ? 1.0 - share : share;
 }
 
 void main() {
-  vec2 at = (vec2(gl_FragCoord.x, pane.y - gl_FragCoord.y) - offset) / scale;
+  vec2 way = vec2(gl_FragCoord.x, down - gl_FragCoord.y) - offset;
+  vec2 at = turn.xy * way.x + turn.zw * way.y;
   colour = vec4(0.0, 0.0, 0.0, 1.0);
   if (any(lessThan(at, vec2(0.0))) || any(greaterThan(at, picture))) return;
   vec2 share = at / picture;
-  float g = shade(textureLod(grey, share, lod).r);
-  if (mask.x >= 0.0 && 255.0 * between(levels, share) > mask.x) g = shade(mask.y);
+  vec2 a = level.yz, b = vec2(a.x, -a.y);
+  float g = shade((levelAt(share + a) + levelAt(share - a) + levelAt(share + b) + levelAt(share - b)) / 4.0);
+  if (mask.y > 0.0) {
+    float inside = clamp((between(kept, share) - 0.5) / mask.y + 0.5, 0.0, 1.0);
+    g = mix(shade(mask.x), g, inside);
+  }
   vec3 shown = vec3(g);
   if (heat.x > 0.0) {
     float value = min(1.0, between(cells, content.xy + share * content.zw) / heat.x);
@@ -55,94 +69,125 @@ void main() {
   colour = vec4(shown, 1.0);
 }`;
 
-// A renderer on WebGL 2, or null where there is none that can filter floats.
-function makeRenderer() {
-  const canvas = document.createElement("canvas");
+// A renderer on WebGL 2, or null where there is none. `onChange` is told when the card is lost, and
+// when it is back.
+function makeRenderer(onChange) {
+  const canvas = new OffscreenCanvas(1, 1);
   const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false });
   if (!gl) return null;
-  const program = gl.createProgram();
-  for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
-    const shader = gl.createShader(kind);
-    gl.shaderSource(shader, source);
-    gl.compileShader(shader);
-    gl.attachShader(program, shader);
+  const MOST_TEXTURES = 16; // three maskings, six maps of heat, a picture and its planted twin, and spare
+  const UNITS = ["grey", "kept", "cells", "colours"];
+  let program, places, textures; // textures: what each was made of -> texture, the oldest first
+
+  function build() {
+    program = gl.createProgram();
+    for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, source);
+      gl.compileShader(shader);
+      gl.attachShader(program, shader);
+    }
+    gl.linkProgram(program);
+    if (!gl.getProgramParameter(program, gl.LINK_STATUS)) {
+      if (!gl.isContextLost()) console.warn("The viewer's shader does not run here:", gl.getProgramInfoLog(program));
+      return false;
+    }
+    gl.useProgram(program);
+    textures = new Map();
+    places = Object.fromEntries(
+      ["down", "picture", "turn", "offset", "level", "window", "mask", "content", "heat"].map((name) => [name, gl.getUniformLocation(program, name)]),
+    );
+    UNITS.forEach((name, unit) => gl.uniform1i(gl.getUniformLocation(program, name), unit));
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+    return true;
   }
-  gl.linkProgram(program);
-  if (!gl.getProgramParameter(program, gl.LINK_STATUS)) {
-    console.warn("The viewer's shader does not run here:", gl.getProgramInfoLog(program));
-    return null;
-  }
-  gl.useProgram(program);
-  const place = (name) => gl.getUniformLocation(program, name);
-  ["grey", "levels", "cells", "colours"].forEach((name, unit) => gl.uniform1i(place(name), unit));
-  gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-  // Halves hold eleven bits of a level; whole floats hold all, where they can be filtered.
-  const precise = gl.getExtension("OES_texture_float_linear") ? gl.R32F : gl.R16F;
+
+  let isReady = build();
+  if (!isReady) return null;
   const most = gl.getParameter(gl.MAX_TEXTURE_SIZE);
-  const kept = [null, null, null, null]; // what each unit's texture was made of
-  const textures = kept.map(() => gl.createTexture());
+  canvas.addEventListener("webglcontextlost", (event) => {
+    event.preventDefault(); // or it would never come back
+    isReady = false;
+    onChange();
+  });
+  canvas.addEventListener("webglcontextrestored", () => {
+    isReady = build();
+    onChange();
+  });
 
-  function bind(unit, of, fill) {
-    gl.activeTexture(gl.TEXTURE0 + unit);
-    gl.bindTexture(gl.TEXTURE_2D, textures[unit]);
-    if (kept[unit] === of) return;
-    gl.deleteTexture(textures[unit]);
-    textures[unit] = gl.createTexture();
-    gl.bindTexture(gl.TEXTURE_2D, textures[unit]);
-    for (const side of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_2D, side, gl.CLAMP_TO_EDGE);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
-    fill();
-    kept[unit] = of;
+  function bind(name, of, fill, filter = gl.NEAREST) {
+    gl.activeTexture(gl.TEXTURE0 + UNITS.indexOf(name));
+    let texture = textures.get(of);
+    textures.delete(of);
+    if (!texture) {
+      if (textures.size >= MOST_TEXTURES) {
+        const [oldest] = textures.keys();
+        gl.deleteTexture(textures.get(oldest));
+        textures.delete(oldest);
+      }
+      texture = gl.createTexture();
+      gl.bindTexture(gl.TEXTURE_2D, texture);
+      for (const side of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_2D, side, gl.CLAMP_TO_EDGE);
+      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, filter);
+      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, filter);
+      fill();
+    }
+    textures.set(of, texture);
+    gl.bindTexture(gl.TEXTURE_2D, texture);
   }
 
+  // Every level is 16 bits as they lie in memory, the lower byte first.
   function bindPicture(pyramid) {
-    bind(0, pyramid, () => {
-      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
-      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
+    bind("grey", pyramid, () => {
+      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_NEAREST);
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAX_LEVEL, pyramid.length - 1);
-      pyramid.forEach((level, i) => {
-        const values = Float32Array.from(level.values, (value) => value / WHITE);
-        gl.texImage2D(gl.TEXTURE_2D, i, precise, level.width, level.height, 0, gl.RED, gl.FLOAT, values);
+      pyramid.forEach(({ width, height, values }, i) => {
+        const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+        gl.texImage2D(gl.TEXTURE_2D, i, gl.RG8, width, height, 0, gl.RG, gl.UNSIGNED_BYTE, bytes);
       });
-    });
+    }, gl.LINEAR);
   }
 
   return {
-    // Whether a picture fits into a texture.
-    takes: (picture) => !gl.isContextLost() && Math.max(picture.width, picture.height) <= most,
+    // Whether a picture can be drawn: the card is there, and it fits into a texture.
+    takes: (pyramid) => isReady && !gl.isContextLost() && Math.max(pyramid[0].width, pyramid[0].height) <= most,
 
-    // Draws one pane; the answer is a canvas whose lower left part of that size holds it.
+    // Forgets the textures of another image.
+    forget() {
+      if (!isReady) return;
+      for (const texture of textures.values()) gl.deleteTexture(texture);
+      textures.clear();
+    },
+
+    // Draws one pane; the answer is an ImageBitmap.
     draw({ pyramid, width, height, at, picture, window, mask, heat }) {
-      if (canvas.width < width || canvas.height < height) {
-        canvas.width = Math.max(canvas.width, width);
-        canvas.height = Math.max(canvas.height, height);
-      }
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
       gl.viewport(0, 0, width, height);
       bindPicture(pyramid);
       if (mask) {
-        bind(1, mask.values, () => gl.texImage2D(gl.TEXTURE_2D, 0, gl.R8, mask.width, mask.height, 0, gl.RED, gl.UNSIGNED_BYTE, mask.values));
+        const { kept } = mask;
+        bind("kept", kept.values, () => gl.texImage2D(gl.TEXTURE_2D, 0, gl.R8, kept.width, kept.height, 0, gl.RED, gl.UNSIGNED_BYTE, kept.values));
       }
       if (heat) {
-        bind(2, heat.cells, () => gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32F, heat.columns, heat.rows, 0, gl.RED, gl.FLOAT, Float32Array.from(heat.cells)));
-        bind(3, heat.colours, () => {
+        bind("cells", heat.cells, () => gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32F, heat.columns, heat.rows, 0, gl.RED, gl.FLOAT, Float32Array.from(heat.cells)));
+        bind("colours", heat.colours, () => {
           const rgba = new Uint8Array(1024).fill(255);
           for (let i = 0; i < 256; i++) rgba.set(heat.colours.slice(3 * i, 3 * i + 3), 4 * i);
           gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
         });
       }
-      const { low, part } = levelFor(at.scale, pyramid.length);
-      gl.uniform2f(place("pane"), width, height);
-      gl.uniform2f(place("picture"), picture.width, picture.height);
-      gl.uniform2f(place("offset"), at.ox, at.oy);
-      gl.uniform1f(place("scale"), at.scale);
-      gl.uniform1f(place("lod"), low + part);
-      gl.uniform3f(place("window"), window.level, window.width, window.invert ? 1 : 0);
-      gl.uniform2f(place("mask"), mask ? mask.limit : -1, mask ? mask.fill : 0);
-      gl.uniform4f(place("content"), ...(heat ? heat.content : [0, 0, 1, 1]));
-      gl.uniform4f(place("heat"), heat ? heat.peak : 0, heat ? heat.opacity : 0, HEAT_FROM, HEAT_FULL);
+      const { level, off } = levelFor(at, picture, pyramid);
+      gl.uniform1f(places.down, height);
+      gl.uniform2f(places.picture, picture.width, picture.height);
+      gl.uniform4f(places.turn, ...directionInPicture(at, [1, 0]), ...directionInPicture(at, [0, 1]));
+      gl.uniform2f(places.offset, at.e, at.f);
+      gl.uniform3f(places.level, level, off / pyramid[level].width, off / pyramid[level].height);
+      gl.uniform3f(places.window, window.level, window.width, window.invert ? 1 : 0);
+      gl.uniform2f(places.mask, mask ? mask.fill : 0, mask ? edgeOf(at, picture, mask.kept) : 0);
+      gl.uniform4f(places.content, ...(heat ? heat.content : [0, 0, 1, 1]));
+      gl.uniform4f(places.heat, heat ? heat.peak : 0, heat ? heat.opacity : 0, HEAT_FROM, HEAT_FULL);
       gl.drawArrays(gl.TRIANGLES, 0, 3);
-      return canvas;
+      return canvas.transferToImageBitmap();
     },
   };
 }

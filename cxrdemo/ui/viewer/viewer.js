@@ -28,13 +28,14 @@ const KEPT = ["mode", "layout", "scale", "fold", "outline", "heat", "opacity", "
 let view = { ...START, ...remembered() };
 let data = null; // the merged payload
 let picture = null; // {width, height, pyramid}: the X-ray as sent
-let planted = null; // the same with a lesion planted
+let fine = null; // the same at its native size with 16 bits, once it was asked for
+let planted = null; // the picture with a lesion planted
 let levels = null; // {width, height, values}: from which margin on a pixel is kept
-let panes = []; // {box, canvas, title, chips, spec}
+let panes = []; // of `layOut`
 let busy = false; // an answer from the server is under way, so numbers are stale
 let asked = null; // what that answer will change: "all" or "loose"
 let hasChosen = false; // the reader has chosen a finding, which then stays from image to image
-const renderer = makeRenderer();
+const renderer = makeRenderer(() => refresh());
 
 // What is looked at: the image, or the one with a planted lesion.
 const shown = () => (data && data.planted && planted ? { ...data, ...data.planted } : data);
@@ -48,7 +49,7 @@ async function receive() {
   if (!sent || !sent.run) return;
   const turn = ++turns;
   if (sent.clear) {
-    data = picture = planted = levels = null;
+    data = picture = fine = planted = levels = null;
     questions.length = marks.length = 0;
     hasChosen = false;
     view = { ...START, ...remembered() };
@@ -67,6 +68,7 @@ async function receive() {
   if (isNew && !sent.image) return;
   const merged = isNew ? sent : { ...data, ...sent };
   const image = isNew || sent.image ? await pictureOf(merged.image) : picture;
+  const finer = merged.fine ? await pictureOf(merged.fine) : null;
   const changed = merged.planted ? await pictureOf(merged.planted.image) : null;
   const map = merged.lungs ? await levelsOf(merged.lungs.levels) : null;
   if (turn !== turns) return; // overtaken by a later one, which holds all of this
@@ -74,10 +76,12 @@ async function receive() {
     Object.assign(view, UPRIGHT, { corner: null, box: null, stroke: null, length: null, tool: null, solo: null, swapped: false });
     view.cross = [sent.image.width / 2, sent.image.height / 2];
     questions.length = marks.length = 0;
+    if (renderer) renderer.forget();
   }
   const isFirstReading = merged.maskings && (isNew || !data.maskings);
   data = merged;
   picture = image;
+  fine = finer;
   planted = changed;
   levels = map;
   busy = Boolean(data.stage);
@@ -104,14 +108,11 @@ async function pixelsOf(url) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-let lastPicture = { url: null, made: null };
-async function pictureOf({ url, deep }) {
-  if (lastPicture.url !== url) {
-    const { data: rgba, width, height } = await pixelsOf(url);
-    lastPicture = { url, made: { width, height, values: greyLevels(rgba, deep) } };
-  }
-  return lastPicture.made;
-}
+// The grey levels of a picture sent, and its halves.
+const pictureOf = once(async ({ url, deep }) => {
+  const { data: rgba, width, height } = await pixelsOf(url);
+  return { width, height, pyramid: pyramidOf(greyLevels(rgba, deep), width, height) };
+});
 
 let lastLevels = { url: null, map: null };
 async function levelsOf(url) {
@@ -144,6 +145,15 @@ function askNext() {
   trigger(next.event, { ...next.detail, study: data.study });
 }
 
+// The picture at its native size with 16 bits is asked for once a reader looks at what the first one
+// does not show. No number waits for it.
+let fineAskedOf = null;
+function askForFine() {
+  if (!data || data.fine || data.planted || fineAskedOf === data.study || !needsFine(data.image, view, deviceScale())) return;
+  fineAskedOf = data.study;
+  trigger("fine_wanted", { study: data.study });
+}
+
 // ---- What is remembered in this browser: settings, never an image -------------------------------------
 
 function remembered() {
@@ -164,39 +174,7 @@ function remember() {
   }
 }
 
-// ---- The scene: what is drawn, in the pose it is looked at ----------------------------------------------
-
-let lastScene = { key: null, made: null };
-function scene() {
-  const source = data.planted && planted ? planted : picture;
-  const key = [source, levels, data.lungs, view.turns, view.mirrored];
-  if (lastScene.key && key.every((part, i) => part === lastScene.key[i])) return lastScene.made;
-  const before = lastScene.key;
-  const pose = { turns: view.turns, mirrored: view.mirrored };
-  const { width, height } = posedSize(source, pose);
-  const samePicture = before && before[0] === key[0] && before[3] === key[3] && before[4] === key[4];
-  const made = {
-    width, height, pose, heats: new Map(),
-    pyramid: samePicture ? lastScene.made.pyramid : pyramidOf(posedGrid(source.values, source, pose), width, height),
-    levels: levels && { ...posedSize(levels, pose), values: posedGrid(levels.values, levels, pose) },
-    outlines: Object.entries(data.lungs?.outlines ?? {}).map(([side, polygons]) => [side, posedPolygons(polygons, data.image, pose)]),
-  };
-  lastScene = { key, made };
-  return made;
-}
-
-function heatOf(mode, label) {
-  const { heats, pose } = scene();
-  const heat = reading(mode)?.heat[label];
-  if (!heat) return null;
-  if (!heats.has(heat)) {
-    const posed = posedHeat(heat, pose), peak = Math.max(...heat.cells);
-    heats.set(heat, { ...posed, top: peak, contour: peak > 0 ? contourOf(posed, peak / 2) : [] });
-  }
-  return heats.get(heat);
-}
-
-// ---- Drawing ---------------------------------------------------------------------------------------
+// ---- Frames ----------------------------------------------------------------------------------------
 
 let waiting = null; // null: no frame is asked for; else whether it is the panes alone that changed
 function refresh(panesAlone = false) {
@@ -205,7 +183,8 @@ function refresh(panesAlone = false) {
       const alone = waiting;
       waiting = null;
       if (!alone) layOut();
-      panes.forEach(draw);
+      drawPanes();
+      askForFine();
       showControls();
       if (alone) return;
       showFindings();
@@ -214,189 +193,6 @@ function refresh(panesAlone = false) {
     });
   }
   waiting = waiting === null ? panesAlone : waiting && panesAlone;
-}
-
-const isNarrow = () => window.matchMedia("(max-width: 900px)").matches;
-
-function wanted() {
-  const value = (mode, i) => (reading(mode) ? `${data.labels[i].name} ${reading(mode).findings[i].p.toFixed(2)}` : "");
-  const method = reading()?.method ?? "Heat";
-  const name = NAMES[view.mode];
-  const label = view.label;
-  const about = label === null || !reading() ? "" : ` · ${value(view.mode, label)}`;
-  const difference = (mode) => {
-    if (mode === "none" || label === null || !reading(mode) || !reading("none")) return "";
-    const by = reading(mode).findings[label].p - reading("none").findings[label].p;
-    return ` (${by < 0 ? "−" : "+"}${Math.abs(by).toFixed(2)})`;
-  };
-  if (view.layout === "compare") {
-    return MODES.map((mode) => ({
-      mode, masked: true, heat: label, chips: true,
-      title: `${NAMES[mode]}${label === null || !reading(mode) ? "" : ` · ${value(mode, label)}${difference(mode)}`}`,
-    }));
-  }
-  if (view.layout === "grid" && data && data.labels) {
-    const plain = { mode: view.mode, masked: true, heat: null, title: `given to the network: ${name}` };
-    return [plain, ...data.labels.map((_, i) => ({ mode: view.mode, masked: false, heat: i, title: reading() ? value(view.mode, i) : data.labels[i].name }))];
-  }
-  if (isNarrow()) return [{ mode: view.mode, masked: true, heat: label, chips: true, title: `${name}${about}` }];
-  return [
-    { mode: view.mode, masked: true, heat: null, title: `Given to the network: ${name}` },
-    { mode: view.mode, masked: false, heat: label, chips: true, title: label === null ? `${method}: no finding chosen` : `${method}${about}` },
-  ];
-}
-
-function layOut() {
-  const specs = wanted();
-  const holder = find(".cxv-panes");
-  if (view.solo !== null && view.solo >= specs.length) view.solo = null;
-  while (panes.length > specs.length) panes.pop().box.remove();
-  while (panes.length < specs.length) {
-    const box = make("div", "cxv-pane");
-    const canvas = make("canvas");
-    canvas.setAttribute("role", "img");
-    const title = make("span", "cxv-title"), chips = make("span", "cxv-chips");
-    const right = make("span", "cxv-r", "R"), left = make("span", "cxv-l", "L");
-    box.append(canvas, title, chips, right, left);
-    holder.append(box);
-    const pane = { box, canvas, title, chips, right, left, spec: null };
-    panes.push(pane);
-    listen(pane);
-  }
-  holder.dataset.panes = view.solo === null ? specs.length : 1;
-  const edges = sideEdges(view, view.swapped);
-  const isAssumed = data && data.sides === "assumed";
-  panes.forEach((pane, i) => {
-    pane.spec = specs[i];
-    pane.box.hidden = view.solo !== null && view.solo !== i;
-    pane.title.textContent = data ? `${data.planted ? "SYNTHETIC lesion · " : ""}${specs[i].title}` : "";
-    pane.right.dataset.at = edges.right;
-    pane.left.dataset.at = edges.left;
-    pane.right.textContent = isAssumed && !view.swapped ? "R?" : "R";
-    pane.left.textContent = isAssumed && !view.swapped ? "L?" : "L";
-    showChips(pane);
-    pane.canvas.setAttribute("aria-label", data ? `X-ray: ${specs[i].title}${hasHeat(specs[i]) ? ", with heat" : ""}` : "No image yet");
-  });
-}
-
-const hasHeat = (spec) => view.heat && !view.hold && spec.heat !== null;
-
-function showChips(pane) {
-  const { mode, heat, chips } = pane.spec;
-  const masking = chips && view.heat && heat !== null ? reading(mode) : null;
-  const told = masking && (data.lungs ? heatChips(masking.findings[heat], masking) : null);
-  const lines = told ?? (masking && Math.max(...masking.heat[heat].cells) <= 0 ? [{ text: "no heat for this finding", isWarning: false }] : []);
-  pane.chips.replaceChildren(...lines.map(({ text, isWarning }) => {
-    const chip = make("span", "cxv-chip", text);
-    chip.toggleAttribute("data-warning", isWarning);
-    return chip;
-  }));
-}
-
-const place = (width, height) => placed(scene(), { width, height }, view);
-
-function draw(pane) {
-  if (pane.box.hidden) return;
-  const ratio = Math.min(window.devicePixelRatio || 1, 2);
-  const width = Math.max(1, Math.round(pane.canvas.clientWidth * ratio));
-  const height = Math.max(1, Math.round(pane.canvas.clientHeight * ratio));
-  if (pane.canvas.width !== width || pane.canvas.height !== height) {
-    pane.canvas.width = width;
-    pane.canvas.height = height;
-  }
-  const context = pane.canvas.getContext("2d", { alpha: false });
-  if (!picture) {
-    context.clearRect(0, 0, width, height);
-    return;
-  }
-  paint(context, pane.spec, width, height, place(width, height), ratio);
-}
-
-// Everything of a pane but its words.
-function paint(context, spec, width, height, at, ratio) {
-  const parts = ingredients(spec, width, height, at);
-  if (renderer && renderer.takes(parts.picture)) {
-    const card = renderer.draw(parts);
-    context.drawImage(card, 0, card.height - height, width, height, 0, 0, width, height);
-  } else {
-    const source = greyOf(parts.pyramid, width, height, at);
-    context.putImageData(new ImageData(compose({ ...parts, source }), width, height), 0, 0);
-  }
-  if (view.outline) drawOutline(context, at, ratio);
-  if (view.outline && parts.heat) drawHottest(context, spec, at, ratio);
-  drawTools(context, at, ratio);
-  drawScaleBar(context, at, width, height, ratio);
-  if (data.planted) drawPlanted(context, at, ratio);
-}
-
-// What is to be drawn for one pane, for `compose` or the renderer.
-function ingredients(spec, width, height, at) {
-  const made = scene();
-  const read = reading(spec.mode);
-  const hasMask = spec.masked && spec.mode !== "none" && made.levels;
-  const heat = hasHeat(spec) && read ? heatOf(spec.mode, spec.heat) : null;
-  const peak = heat && (view.scale === "own" ? heat.top : shown().peak);
-  return {
-    pyramid: made.pyramid, width, height, at, picture: made,
-    window: { level: view.level, width: view.width, invert: view.invert },
-    mask: hasMask ? { ...made.levels, limit: spec.mode === "tight" ? 0.5 : marginLevel() + 0.5, fill: read ? read.fill : 0 } : null,
-    heat: heat && peak > 0 ? { ...heat, peak, opacity: view.opacity * (called(spec.mode, spec.heat) ? 1 : FADED), colours: data.colours } : null,
-  };
-}
-
-// The grey levels as last resampled: a toggle, a slider or another pane needs the same.
-let lastGrey = { key: null, values: null };
-function greyOf(pyramid, width, height, at) {
-  const key = [pyramid, width, height, at.scale, at.ox, at.oy];
-  if (!lastGrey.key || key.some((part, i) => part !== lastGrey.key[i])) {
-    lastGrey = { key, values: resampled(pyramid, width, height, at, pyramid[0]) };
-  }
-  return lastGrey.values;
-}
-
-function marginLevel() {
-  return data.lungs ? Math.round(view.margin / data.lungs.step) : 0;
-}
-
-function drawOutline(context, at, ratio) {
-  context.save();
-  context.setTransform(at.scale, 0, 0, at.scale, at.ox, at.oy);
-  context.lineWidth = (1.5 * ratio) / at.scale;
-  for (const [side, polygons] of scene().outlines) {
-    context.strokeStyle = `rgb(${data.sideColours[side].join(" ")})`;
-    for (const points of polygons) {
-      context.beginPath();
-      for (let i = 0; i < points.length; i += 2) context.lineTo(points[i] + 0.5, points[i + 1] + 0.5);
-      context.closePath();
-      context.stroke();
-    }
-  }
-  context.restore();
-}
-
-// A line at half of the heat's own peak, and a ring on its hottest cell.
-function drawHottest(context, spec, at, ratio) {
-  const heat = heatOf(spec.mode, spec.heat), { width, height, pose } = scene();
-  const hottest = reading(spec.mode).findings[spec.heat].hottest;
-  const under = (draw, colour, line) => {
-    context.strokeStyle = colour;
-    context.lineWidth = line * ratio;
-    context.beginPath();
-    draw();
-    context.stroke();
-  };
-  const contour = () => heat.contour.forEach(([x0, y0, x1, y1]) => {
-    context.moveTo(x0 * width * at.scale + at.ox, y0 * height * at.scale + at.oy);
-    context.lineTo(x1 * width * at.scale + at.ox, y1 * height * at.scale + at.oy);
-  });
-  under(contour, "rgb(0 0 0 / .55)", 2.5);
-  under(contour, "rgb(255 236 160)", 1);
-  if (!hottest) return;
-  const [x, y] = posedPoint([hottest.x, hottest.y], data.image, pose);
-  const radius = Math.max(6 * ratio, (0.35 * width * at.scale) / (heat.columns * heat.content[2]));
-  const ring = () => context.arc(x * at.scale + at.ox, y * at.scale + at.oy, radius, 0, 2 * Math.PI);
-  under(ring, "rgb(0 0 0 / .7)", 4);
-  under(ring, "#fff", 1.5);
 }
 
 // ---- The bar and the legend ----------------------------------------------------------------------------
@@ -408,7 +204,7 @@ function showControls() {
   root.toggleAttribute("data-probed", Boolean(data && data.probes));
   root.toggleAttribute("data-zoomed", view.zoom > 1);
   root.toggleAttribute("data-tooled", view.tool !== null);
-  root.dataset.renderer = renderer && data && renderer.takes(scene()) ? "webgl" : "2d";
+  root.dataset.renderer = renderer && picture && renderer.takes(pyramid()) ? "webgl" : "2d";
   for (const key of ["mode", "layout", "sign", "kind", "scale"]) chooseAmong(all(`button[data-${key}]`), key, view[key]);
   chooseAmong(all("button[data-tool]"), "tool", view.editWith);
   all("[data-toggle]").forEach((b) => b.setAttribute("aria-pressed", Boolean(view[b.dataset.toggle])));
@@ -458,7 +254,7 @@ function showLegend() {
 
 // The panes as they are seen, at the picture's own size, with what tells how they came about.
 function save() {
-  const { width, height } = scene();
+  const { width, height } = posedSize(data.image, view);
   const visible = panes.filter((pane) => !pane.box.hidden);
   const columns = Math.min(3, visible.length), rows = Math.ceil(visible.length / columns);
   const strip = Math.max(18, Math.round(height / 32));
@@ -470,7 +266,7 @@ function save() {
   context.font = `${Math.round(strip * 0.6)}px system-ui, sans-serif`;
   visible.forEach(({ spec }, i) => {
     const x = (i % columns) * width, y = Math.floor(i / columns) * (height + strip);
-    paint(pane, spec, width, height, { scale: 1, ox: 0, oy: 0 }, Math.max(1, width / 700));
+    paint(pane, spec, width, height, placed(data.image, { width, height }, { ...view, zoom: 1, x: 0, y: 0 }), Math.max(1, width / 700));
     context.drawImage(pane.canvas, x, y);
     context.fillStyle = "#fff";
     context.fillText(spec.title, x + 6, y + height + strip * 0.7, width - 12);
