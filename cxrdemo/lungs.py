@@ -4,13 +4,18 @@ The bounds below are ours, chosen on the training and validation masks of Montgo
 OpenIST: they lie outside what those masks show, so that a reason means "unlike any of them".
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.results import MaskQuality, Side
+from cxrdemo.errors import PromptError
+from cxrdemo.results import LungMask, MaskQuality, Side
 
 MIN_LUNG_PX_FRACTION: Final = 0.001
 """Where no part reaches this share of the image there is no lung."""
@@ -25,6 +30,53 @@ MIN_LUNG_FRACTION: Final = 0.03
 MAX_LUNGS_FRACTION: Final = 0.60
 MAX_ASYMMETRY: Final = 0.45
 MIN_PREDICTED_IOU: Final = 0.80
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A disc drawn along a line, in pixels of the image.
+
+    Attributes:
+        points: (x, y) of the line's corners, one at least; a single one is a disc.
+        radius: Of the disc.
+        add: Whether what it covers is lung, or is not.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    radius: float
+    add: bool
+
+    def __post_init__(self) -> None:
+        """Checks the numbers, which come from a hand.
+
+        Raises:
+            PromptError: If there is no point, or a number that is none.
+        """
+        numbers = (self.radius, *(value for point in self.points for value in point))
+        if not self.points or not all(map(math.isfinite, numbers)) or self.radius <= 0:
+            raise PromptError("A stroke needs a point at least, and a brush of a size above 0.")
+
+
+def paint(lungs: LungMask, strokes: Sequence[Stroke]) -> LungMask:
+    """A mask on which every stroke is obeyed to the pixel, in order, and judged anew.
+
+    A pixel is covered where its centre lies within the radius of the stroke's line. What is added
+    belongs to the lung that it touches, to the nearer one if it touches both; where it touches
+    none, to the side of the body's midline on which it lies.
+    """
+    if not strokes:
+        return lungs
+    sides = lungs.sides.copy()
+    for stroke in strokes:
+        covered = _covered(stroke, (sides.shape[0], sides.shape[1]))
+        if stroke.add:
+            _add(sides, covered & (sides == 0))
+        else:
+            sides[covered] = 0
+    areas = cv2.connectedComponentsWithStats((sides > 0).view(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    parts = int((areas >= SPECK_OF_LARGEST * areas.max(initial=0)).sum())
+    quality = assess(sides, components=parts, predicted_iou=lungs.quality.predicted_iou)
+    return replace(lungs, sides=sides, quality=quality)
 
 
 def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
@@ -67,6 +119,59 @@ def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
         box, lung = _filled_part(parts, int(part), stats)
         sides[shown][box][lung] = Side.RIGHT if centres[part, 0] < midline else Side.LEFT
     return sides, found
+
+
+def _covered(stroke: Stroke, hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose centres lie within a stroke's radius of its line, bool (H, W)."""
+    covered = np.zeros(hw, bool)
+    corners = stroke.points if len(stroke.points) > 1 else stroke.points * 2
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        rows, columns = (
+            slice(
+                max(0, math.floor(min(a, b) - stroke.radius)),
+                max(0, math.ceil(max(a, b) + stroke.radius)),
+            )
+            for a, b in ((y0, y1), (x0, x1))
+        )
+        y, x = (axis + 0.5 for axis in np.ogrid[: hw[0], : hw[1]])
+        y, x = y[rows], x[:, columns]
+        along, down = x1 - x0, y1 - y0
+        length2 = along**2 + down**2
+        # Where on the line, 0..1, the nearest point of it lies.
+        at = np.clip(((x - x0) * along + (y - y0) * down) / length2, 0, 1) if length2 else 0.0
+        distance2 = (x - x0 - at * along) ** 2 + (y - y0 - at * down) ** 2
+        covered[rows, columns] |= distance2 <= stroke.radius**2
+    return covered
+
+
+def _add(sides: NDArray[np.uint8], added: NDArray[np.bool_]) -> None:
+    """Gives new pixels a side, in place."""
+    count, parts = cv2.connectedComponents(added.view(np.uint8))
+    near = np.ones((3, 3), np.uint8)
+    for part in range(1, count):
+        new = parts == part
+        around = cv2.dilate(new.view(np.uint8), near) > 0
+        touched = [side for side in Side if (sides[around] == side).any()]
+        if len(touched) == 2:
+            away = [_distance_to(sides == side) for side in Side]
+            sides[new] = np.where(away[0] <= away[1], Side.RIGHT, Side.LEFT)[new]
+        elif touched:
+            sides[new] = touched[0]
+        else:
+            middle = float(np.flatnonzero(new.any(axis=0)).mean())
+            sides[new] = Side.RIGHT if middle < _midline(sides) else Side.LEFT
+
+
+def _midline(sides: NDArray[np.uint8]) -> float:
+    """Column between the lungs; the middle of the image where one of them is not there."""
+    middles = [np.flatnonzero((sides == side).any(axis=0)) for side in Side]
+    if all(columns.size for columns in middles):
+        return float(np.mean([columns.mean() for columns in middles]))
+    return float(sides.shape[1] / 2)
+
+
+def _distance_to(lung: NDArray[np.bool_]) -> NDArray[Any]:
+    return np.asarray(cv2.distanceTransform((~lung).view(np.uint8), cv2.DIST_L2, 5))
 
 
 def _filled_part(

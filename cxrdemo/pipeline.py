@@ -31,6 +31,8 @@ from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engin
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.gate import check
 from cxrdemo.inputs import MEDSAM_INPUT
+from cxrdemo.lesions import plant
+from cxrdemo.lungs import Stroke, paint
 from cxrdemo.masking import (
     DEFAULT_MARGIN,
     Surroundings,
@@ -66,16 +68,26 @@ LungsAt = Callable[[Placement, tuple[int, int]], CanvasRegion | None]
 MAX_AT_ONCE: Final = 4
 """Images of one group: a visitor who comes meanwhile waits for all of them."""
 
+CLICK_RADIUS: Final = 0.02
+"""Of the image's height: what a click says is obeyed within this distance of it."""
+
 BOX_MARGIN: Final = 0.03
 """Each side of a lung's box grows by this share of its size before MedSAM sees it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A lung mask, and the embedding from which it can be corrected."""
+    """A lung mask, and what it can be corrected from.
+
+    Attributes:
+        lungs: The mask.
+        embedding: Of the image.
+        strokes: What was drawn by hand, clicks among it; no later answer of the network undoes it.
+    """
 
     lungs: LungMask
     embedding: Embedding
+    strokes: tuple[Stroke, ...] = ()
 
 
 class Pipeline:
@@ -204,21 +216,31 @@ class Pipeline:
         click: tuple[float, float] | None = None,
         add: bool = True,
         box: tuple[float, float, float, float] | None = None,
+        strokes: Sequence[Stroke] = (),
     ) -> Found:
-        """Corrects a mask by one click or one box, from the embedding already there.
+        """Corrects a mask by a click, a box or a brush, from the embedding already there.
+
+        What was clicked or painted is obeyed to the pixel, whatever the network answers now or
+        later.
 
         Args:
             found: What `find` or an earlier correction gave.
-            click: (x, y) in pixels of the radiograph: a place that belongs to a lung, or not.
+            click: (x, y) in pixels of the radiograph: a place that belongs to a lung, or not. The
+                network answers, and a disc of `CLICK_RADIUS` about the click is in or out.
             add: Whether the click adds or removes.
             box: XYXY around one lung, which is then found anew inside it.
+            strokes: Of a brush, in the order in which they were made; the network is not asked.
 
         Raises:
-            PromptError: If there is neither a click nor a box, or it lies outside the image.
+            PromptError: If there is nothing to correct by, or it lies outside the image.
             CheckpointError: If there is no segmenter.
         """
         if self._segmenter is None:
             raise CheckpointError("No lung segmenter is installed: there is nothing to correct.")
+        if strokes:
+            drawn = tuple(strokes)
+            return Found(paint(found.lungs, drawn), found.embedding, (*found.strokes, *drawn))
+        kept = found.strokes
         if box is not None:
             ask = partial(self._segmenter.redo_box, found.embedding, found.lungs, box)
         else:
@@ -228,7 +250,26 @@ class Pipeline:
                 logits=None if click is None else found.lungs.logits,
             )
             ask = partial(self._segmenter.segment, found.embedding, prompts)
-        return Found(in_worker(ask), found.embedding)
+            if click is not None:
+                radius = CLICK_RADIUS * found.lungs.sides.shape[0]
+                kept = (*kept, Stroke((click,), radius, add))
+        return Found(paint(in_worker(ask), kept), found.embedding, kept)
+
+    def plant(
+        self,
+        radiograph: Radiograph,
+        lungs: LungMask | None,
+        kind: str,
+        centre: tuple[float, float],
+        *,
+        diameter: float,
+        contrast: float,
+    ) -> Radiograph:
+        """The radiograph with a synthetic lesion in it, to see what the models make of it.
+
+        See `lesions.plant`.
+        """
+        return plant(radiograph, lungs, kind, centre, diameter=diameter, contrast=contrast)
 
     def probe(
         self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]

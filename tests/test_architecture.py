@@ -26,6 +26,7 @@ LEVELS = {
     "hub": 3,
     "checkpoints": 4,
     "lungs": 3,
+    "lesions": 3,
     "masking": 3,
     "examples": 4,
     "segmenter": 4,

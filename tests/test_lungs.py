@@ -1,11 +1,15 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cxrdemo.lungs import assess, fill_holes, split_sides
+from cxrdemo.errors import PromptError
+from cxrdemo.lungs import Stroke, assess, fill_holes, paint, split_sides
 from cxrdemo.phantom import Phantom
-from cxrdemo.results import Side
+from cxrdemo.results import LungMask, Side
 
 ROWS, COLUMNS = np.mgrid[:200, :200]
 
@@ -116,3 +120,110 @@ def test_areas_and_asymmetry_are_fractions() -> None:
     assert quality.asymmetry == pytest.approx(0.5)
     assert quality.predicted_iou == 1.0
     assert quality.clipped_edges == ("top", "bottom", "left", "right")
+
+
+def painted_on() -> LungMask:
+    sides = np.zeros((100, 120), np.uint8)
+    sides[20:80, 20:50] = Side.RIGHT
+    sides[20:80, 70:100] = Side.LEFT
+    quality = assess(sides, components=2, predicted_iou=0.9)
+    return LungMask(sides, quality, np.zeros((32, 32), np.float32))
+
+
+def disc(x: float, y: float, radius: float, hw: tuple[int, int] = (100, 120)) -> np.ndarray:
+    rows, columns = np.indices(hw) + 0.5
+    return np.hypot(columns - x, rows - y) <= radius
+
+
+strokes = st.builds(
+    Stroke,
+    st.lists(st.tuples(st.floats(-30, 150), st.floats(-30, 130)), min_size=1, max_size=4).map(
+        tuple
+    ),
+    st.floats(0.1, 30),
+    st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=st.lists(strokes, max_size=4))
+def test_every_stroke_is_obeyed_in_order(drawn: list[Stroke]) -> None:
+    lungs = painted_on()
+    expected = lungs.inside.copy()
+    rows, columns = np.indices(expected.shape) + 0.5
+    for stroke in drawn:
+        corners = np.array(stroke.points)
+        # Along each line by steps far finer than a pixel.
+        for one, other in zip(corners, [*corners[1:], corners[-1]], strict=True):
+            delta = other - one
+            at = np.zeros(expected.shape)
+            if delta.any():
+                at = ((columns - one[0]) * delta[0] + (rows - one[1]) * delta[1]) / (delta @ delta)
+            nearest = one + np.clip(at, 0, 1)[..., None] * delta
+            away = np.hypot(columns - nearest[..., 0], rows - nearest[..., 1])
+            expected[away <= stroke.radius] = stroke.add
+    found = paint(lungs, drawn)
+    assert (found.inside != expected).mean() < 2e-4, "but for the last bit of a distance"
+    if all(stroke.add for stroke in drawn):
+        np.testing.assert_array_equal(found.sides[lungs.inside], lungs.sides[lungs.inside])
+    areas = [found.side(side).mean() for side in Side]
+    assert (found.quality.right_fraction, found.quality.left_fraction) == pytest.approx(areas)
+
+
+def test_a_disc_is_in_or_out_to_the_pixel() -> None:
+    lungs = painted_on()
+    added = paint(lungs, [Stroke(((60.0, 50.0),), 5.0, True)])
+    np.testing.assert_array_equal(added.inside, lungs.inside | disc(60, 50, 5))
+    removed = paint(lungs, [Stroke(((35.0, 50.0),), 7.3, False)])
+    np.testing.assert_array_equal(removed.inside, lungs.inside & ~disc(35, 50, 7.3))
+
+
+def test_what_is_added_belongs_to_the_lung_it_touches() -> None:
+    lungs = painted_on()
+    right = paint(lungs, [Stroke(((50.0, 50.0), (58.0, 50.0)), 4.0, True)])
+    assert set(right.sides[disc(58, 50, 3)]) == {Side.RIGHT}, "nearer to the left lung's side"
+    across = paint(lungs, [Stroke(((48.0, 50.0), (72.0, 50.0)), 3.0, True)])
+    assert across.sides[50, 55] == Side.RIGHT
+    assert across.sides[50, 66] == Side.LEFT
+
+
+def test_what_touches_no_lung_lies_on_its_side_of_the_body() -> None:
+    alone = painted_on()
+    shifted = np.zeros_like(alone.sides)
+    shifted[20:80, 60:80] = Side.RIGHT
+    shifted[20:80, 95:115] = Side.LEFT
+    for sides, x, side in (
+        (alone.sides, 55.0, Side.RIGHT),
+        (alone.sides, 65.0, Side.LEFT),
+        (shifted, 84.0, Side.RIGHT),  # left of the midline at 87, right of the image's
+        (np.zeros_like(alone.sides), 40.0, Side.RIGHT),
+        (np.zeros_like(alone.sides), 90.0, Side.LEFT),
+    ):
+        found = paint(replace(alone, sides=sides), [Stroke(((x, 90.0),), 2.0, True)])
+        assert found.sides[90, int(x)] == side
+
+
+def test_a_painted_mask_is_judged_anew() -> None:
+    lungs = painted_on()
+    assert lungs.quality.is_plausible
+    gone = paint(lungs, [Stroke(((35.0, 20.0), (35.0, 80.0)), 40.0, False)])
+    assert "One lung is much larger" in " ".join(gone.quality.reasons)
+    nothing = paint(lungs, [Stroke(((60.0, 50.0),), 200.0, False)])
+    assert nothing.is_empty
+    assert "No lung was found." in nothing.quality.reasons
+    assert paint(lungs, []) is lungs
+
+
+@pytest.mark.parametrize(
+    ("points", "radius"),
+    [
+        ((), 3.0),
+        (((1.0, 2.0),), 0.0),
+        (((1.0, 2.0),), -1.0),
+        (((float("nan"), 2.0),), 3.0),
+        (((1.0, 2.0),), float("inf")),
+    ],
+)
+def test_a_stroke_without_sense_is_refused(points: tuple, radius: float) -> None:
+    with pytest.raises(PromptError, match="A stroke needs"):
+        Stroke(points, radius, True)

@@ -29,8 +29,9 @@ from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
 from cxrdemo.export import analysis_to_json
 from cxrdemo.gate import check
 from cxrdemo.inputs import KEPT_MEAN
+from cxrdemo.lungs import Stroke, paint
 from cxrdemo.phantom import Phantom
-from cxrdemo.pipeline import Pipeline
+from cxrdemo.pipeline import CLICK_RADIUS, Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import METHODS, Analysis, MaskingMode, Side
 from cxrdemo.segmenter import LungSegmenter, SamNetwork
@@ -245,6 +246,34 @@ def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     replace(store, specs=(changed, *store.specs[1:])).save()
     with pytest.raises(CheckpointError, match="names the architecture 'unet'"):
         Pipeline.from_checkpoints(folder)
+
+
+@pytest.mark.parametrize("add", [True, False])
+def test_a_click_is_obeyed_whatever_the_network_answers(add: bool) -> None:
+    pipeline = Pipeline(tiny_segmenter(), {})
+    first = pipeline.find(noise_radiograph(hw=(200, 180)))
+    at = (90.0, 100.0)
+    found = pipeline.correct(first, click=at, add=add)
+    rows, columns = np.indices((200, 180)) + 0.5
+    disc = np.hypot(columns - at[0], rows - at[1]) <= CLICK_RADIUS * 200
+    assert (found.lungs.inside[disc] == add).all()
+    # No later answer takes it back.
+    for again in (
+        pipeline.correct(found, click=(30.0, 40.0), add=not add),
+        pipeline.correct(found, box=(10.0, 10.0, 170.0, 190.0)),
+        pipeline.correct(found, strokes=[Stroke(((20.0, 150.0),), 6.0, True)]),
+    ):
+        assert (again.lungs.inside[disc] == add).all()
+        assert again.strokes[0] == found.strokes[0]
+
+
+def test_a_brush_needs_no_network() -> None:
+    pipeline = fake_pipeline()
+    first = pipeline.find(noise_radiograph(hw=(200, 180)))
+    stroke = Stroke(((10.0, 10.0), (60.0, 10.0)), 5.0, True)
+    found = pipeline.correct(first, strokes=[stroke])
+    np.testing.assert_array_equal(found.lungs.sides, paint(first.lungs, [stroke]).sides)
+    assert found.strokes == (stroke,)
 
 
 def test_every_analysis_carries_its_doubts(phantom: Phantom) -> None:

@@ -10,6 +10,7 @@ import torch
 from fakes import TinyEncoder, tiny_resnet
 
 from cxrdemo.inputs import InputSpec, normalise, place
+from cxrdemo.lesions import MASS, NODULE, LesionKind
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode, Side
@@ -33,7 +34,7 @@ from training.images.findings import (
     sampling_weights,
     typical_lungs,
 )
-from training.images.lesions import MASS, NODULE, LesionKind, draw_lesion
+from training.images.lesions import draw_lesion
 from training.images.stored_masks import mask_path, read_sides
 from training.sets.index import FindingCase
 

@@ -14,6 +14,7 @@ from fakes import tiny_resnet
 from cxrdemo.classifier import activations_of, build_network, logits_of, output_layer
 from cxrdemo.inputs import KEPT_MEAN, InputSpec
 from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.lesions import MASS, NODULE
 from cxrdemo.masking import DEFAULT_MARGIN, cell_weights, kept_region, masked_input
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode
@@ -25,7 +26,7 @@ from training.errors import DataError
 from training.images.augment import Ranges
 from training.images.edges import jitter_edges
 from training.images.findings import NOWHERE, OUTPUTS, Drawing, FindingDataset
-from training.images.lesions import MASS, NODULE, draw_lesion
+from training.images.lesions import draw_lesion
 from training.images.stored_masks import mask_path
 from training.sets.boxes import Box, read_boxes
 from training.sets.index import FindingCase

@@ -23,6 +23,7 @@ from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.classifier import activations_of, build_network, grid_of, logits_of, output_layer
 from cxrdemo.inputs import KEPT_MEAN, InputSpec
 from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.lesions import MASS, NODULE
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import Pooling
 from training.engine.draws import DrawSampler, gather_rows, train_loader, val_loader
@@ -48,7 +49,6 @@ from training.images.findings import (
     sampling_weights,
     typical_lungs,
 )
-from training.images.lesions import MASS, NODULE
 from training.sets.boxes import read_boxes
 from training.sets.index import FindingCase, check_splits, read_finding_index
 

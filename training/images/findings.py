@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from cxrdemo.inputs import InputSpec, normalise
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
+from cxrdemo.lesions import MASS, NODULE
 from cxrdemo.masking import DEFAULT_MARGIN, cell_weights, kept_region, masked_input
 from cxrdemo.placement import Placement
 from cxrdemo.results import MaskingMode
@@ -22,7 +23,7 @@ from training.engine.losses import UNKNOWN
 from training.errors import DataError
 from training.images.augment import Ranges, change_grey, draw, warp_image, warp_mask
 from training.images.edges import jitter_edges
-from training.images.lesions import MASS, NODULE, draw_lesion
+from training.images.lesions import draw_lesion
 from training.images.stored_masks import check_places, read_sides
 from training.sets.boxes import Box
 from training.sets.index import FindingCase

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.lesions import MASS, NODULE, VISIBLE, LesionKind, add_opacity, opacity_of
 from cxrdemo.results import SaliencyMap
 from cxrdemo.saliency import explain
 from cxrdemo.specs import Estimate
-from training.images.lesions import MASS, NODULE, VISIBLE, LesionKind, add_opacity, opacity_of
 from training.measures.scoring import kept_by, lungs_of
 from training.measures.statistics import bootstrap, known_mean
 from training.sets.boxes import Box, read_boxes
