@@ -77,6 +77,12 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", parents=[models], help="serve the viewer in the browser")
     serve.add_argument("--host", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=_port, help="default: GRADIO_SERVER_PORT, or 7860")
+    serve.add_argument(
+        "--mcp",
+        action="store_true",
+        default=settings.mcp,
+        help="offer the endpoints to agents too (Model Context Protocol; needs the extra mcp)",
+    )
     space = commands.add_parser("space", help="assemble what a Hugging Face Space is pushed")
     _add_checkpoints(space)
     space.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to assemble")

@@ -37,6 +37,7 @@ class Settings:
         medsam: CXRDEMO_MEDSAM: stock MedSAM weights for the lung mask, or None.
         max_batch: CXRDEMO_MAX_BATCH: files that a visitor may read at once.
         password: CXRDEMO_PASSWORD: asked for by the page, or None.
+        mcp: CXRDEMO_MCP: 1 offers the endpoints to agents too, 0 does not.
     """
 
     checkpoints: str = ""
@@ -46,6 +47,7 @@ class Settings:
     medsam: Path | None = None
     max_batch: int = 200
     password: str | None = None
+    mcp: bool = False
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -70,6 +72,7 @@ class Settings:
             medsam=Path(given["medsam"]) if "medsam" in given else None,
             max_batch=_count("CXRDEMO_MAX_BATCH", given.get("max_batch", str(default.max_batch))),
             password=given.get("password"),
+            mcp=_one_of(("0", "1"), "CXRDEMO_MCP", given.get("mcp", "0")) == "1",
         )
 
     @property

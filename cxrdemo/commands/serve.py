@@ -5,6 +5,7 @@ import os
 
 from cxrdemo.errors import SettingError
 from cxrdemo.hub import checkpoint_folder
+from cxrdemo.settings import Settings
 from cxrdemo.ui.serve import serve
 
 HIGHEST_PORT = 65535
@@ -26,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
             engine=args.engine,
             host=args.host,
             port=args.port or _port_of_environment(),
+            password=Settings.from_environment().password,
+            mcp=args.mcp,
         )
     except OSError as error:
         raise SettingError(

@@ -9,19 +9,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.files import MAX_BYTES
 from cxrdemo.ui import panels
 from cxrdemo.ui import table as table_sheets
 from cxrdemo.ui import viewer as viewer_sheets
+from cxrdemo.ui.api import ENDPOINTS, add_endpoints
 from cxrdemo.ui.batch import Batch
+from cxrdemo.ui.guard import Guard
 from cxrdemo.ui.line import MAX_WAITING
 from cxrdemo.ui.models import Models
-from cxrdemo.ui.uploads import as_paths, keep_uploads_apart
+from cxrdemo.ui.uploads import as_paths, keep_files_private
 from cxrdemo.ui.visit import MAX_VISITS, QUESTIONS, Shown, Visit, Visits
 
 TITLE: Final = "Chest X-ray viewer"
+
+USER: Final = "cxrdemo"
+"""Gradio asks for a user name beside the password; everybody has this one."""
 
 _BATCH_HINT: Final = "Add files, then read them all. They are deleted when you close the tab."
 
@@ -56,7 +62,7 @@ def build_ui(models: Models) -> tuple[gr.Blocks, Visits]:
     Returns:
         The page, and the visitors that are there, for whoever serves it to end them.
     """
-    keep_uploads_apart()
+    keep_files_private()
     visits = Visits(models)
     page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(60, 1800))
     with page:
@@ -76,6 +82,7 @@ def build_ui(models: Models) -> tuple[gr.Blocks, Visits]:
             visits.end(str(request.session_hash))
 
         page.unload(end)
+        add_endpoints(models, visits.line)
     page.queue(max_size=4 * MAX_WAITING, api_open=False)
     return page, visits
 
@@ -225,9 +232,18 @@ def _own_html(markup: str, script: str) -> gr.HTML:
     return gr.HTML(None, html_template=markup, js_on_load=script, apply_default_css=False)
 
 
-def launch_options() -> dict[str, Any]:
-    """Keyword arguments of `launch` that belong to the page, whoever serves it."""
+def launch_options(*, password: str | None = None, mcp: bool = False) -> dict[str, Any]:
+    """Keyword arguments of `launch` that belong to the page, whoever serves it.
+
+    Args:
+        password: Asked for before anything is shown, with the user name `USER`; None lets all in.
+        mcp: Whether the endpoints are tools for agents too; needs the extra `mcp`.
+    """
     return {
+        "auth": None if password is None else (USER, password),
+        "auth_message": f"The user name is {USER}.",
+        "mcp_server": mcp,
+        "app_kwargs": {"middleware": [Middleware(Guard, public=ENDPOINTS)]},
         "theme": gr.themes.Base(
             primary_hue="sky",
             neutral_hue="zinc",

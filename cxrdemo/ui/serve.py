@@ -38,6 +38,8 @@ def serve(
     engine: Engine = "torch",
     host: str | None = None,
     port: int | None = None,
+    password: str | None = None,
+    mcp: bool = False,
 ) -> None:
     """Serves the viewer: first the page, then its models, for which the first image waits.
 
@@ -53,6 +55,8 @@ def serve(
         engine: What computes, see `Pipeline.from_checkpoints`.
         host: Address to listen on; None takes `default_host`.
         port: None takes GRADIO_SERVER_PORT from the environment, or 7860.
+        password: See `page.launch_options`.
+        mcp: See `page.launch_options`.
 
     Raises:
         CheckpointError: If a checkpoint is missing, altered or does not fit.
@@ -84,7 +88,7 @@ def serve(
                 server_name=host or default_host(),
                 server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT)),
                 prevent_thread_lock=True,
-                **launch_options(),
+                **launch_options(password=password, mcp=mcp),
             )
             if not models.are_loaded:
                 models.load(make)

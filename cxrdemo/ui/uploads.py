@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
-from gradio import route_utils
+from gradio import processing_utils, route_utils
 
 from cxrdemo.errors import UnreadableImageError
 
@@ -25,9 +25,28 @@ class _OwnUpload(route_utils.GradioUploadFile):
         self.sha.update(secrets.token_bytes(32))
 
 
-def keep_uploads_apart() -> None:
-    """Gives every upload of this process a folder that nobody can guess."""
+def keep_files_private() -> None:
+    """Gives every upload of this process a folder that nobody can guess, and fetches nothing.
+
+    What Gradio would do with a file here is not to be configured: it names the folder after the
+    content, for an agent's files too, and fetches what is named by an address.
+    """
     route_utils.GradioUploadFile = _OwnUpload  # type: ignore[misc]
+    processing_utils.save_base64_to_cache = _save_apart
+    processing_utils.async_ssrf_protected_download = _refuse_to_fetch
+
+
+_save_base64: Final = processing_utils.save_base64_to_cache
+
+
+def _save_apart(base64_encoding: str, cache_dir: str, file_name: str | None = None) -> str:
+    return _save_base64(base64_encoding, str(Path(cache_dir) / secrets.token_hex(16)), file_name)
+
+
+async def _refuse_to_fetch(url: str, cache_dir: str) -> str:
+    raise gr.Error(
+        "Nothing is fetched from an address: send the file itself.", print_exception=False
+    )
 
 
 def as_paths(upload: gr.UploadButton | gr.File) -> None:

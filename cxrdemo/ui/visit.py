@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from cxrdemo.errors import CheckpointError, CxrDemoError, PromptError
 from cxrdemo.examples import Example
 from cxrdemo.files import read_radiograph
-from cxrdemo.masking import MAX_MARGIN, margin_remarks
+from cxrdemo.masking import margin_remarks
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.results import Analysis, MaskingMode, Probes
+from cxrdemo.results import MAX_MARGIN, Analysis, MaskingMode, Probes
 from cxrdemo.ui import panels
 from cxrdemo.ui.batch import Batch
 from cxrdemo.ui.line import Line

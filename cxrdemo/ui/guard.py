@@ -1,0 +1,91 @@
+"""What stands between the network and Gradio: headers on every answer, and doors that stay shut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any, Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        # Gradio's page has scripts of its own in it, and makes functions of a component's script.
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "media-src 'self' data: blob:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        # A Space shows its page inside Hugging Face's.
+        "frame-ancestors 'self' https://huggingface.co https://*.huggingface.co https://*.hf.space",
+    )
+)
+"""Nothing is loaded from, or sent to, another host."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_CALL: Final = re.compile(r"/gradio_api/(?:call(?:/v2)?|run|api)/(?P<name>[^/]+)/?$")
+
+_SHUT: Final = re.compile(
+    r"(?:^|/)(?:monitoring(?:/|$)|gradio_api/(?:deep_link|process_recording)$)"
+)
+"""Gradio's statistics, and what writes a visitor's page or camera to the disk."""
+
+
+class Guard:
+    """Adds `HEADERS` to every answer, and answers 404 where nothing is public.
+
+    Gradio calls an event private when it is left out of the description of the interface, yet runs
+    it for whoever knows its name (gradio issue 13051).
+    """
+
+    def __init__(self, app: ASGIApp, *, public: Collection[str]) -> None:
+        """Stands before an application.
+
+        Args:
+            app: The application.
+            public: Names of the endpoints that may be called without the page.
+        """
+        self._app = app
+        self._public = frozenset(public)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        refusal = self._refusal(scope)
+        answer: Any = self._app if refusal is None else refusal
+        await answer(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        path = scope["path"]
+        call = _CALL.search(path)
+        if call and scope["method"] == "POST" and call["name"] not in self._public:
+            names = ", ".join(f"/{name}" for name in sorted(self._public))
+            return JSONResponse(
+                {"detail": f"There is no such endpoint. Public are: {names or 'none'}."}, 404
+            )
+        if _SHUT.search(path):
+            return JSONResponse({"detail": "Not here."}, 404)
+        return None
