@@ -172,8 +172,32 @@ def wrong_inputs(seed: int) -> Iterator[tuple[str, Radiograph]]:
     yield "limb", from_grey(limb(rng))
     yield "lateral-looking drawing", from_grey(lateral_chest(rng))
     yield "header says lateral", replace(from_grey(upright), view="LATERAL")
+    yield "screenshot of a viewer", from_grey(screenshot(upright))
+    yield "two films, a gap between", from_grey(two_films(upright, chest(seed + 50), 90))
+    yield "two films without a gap", from_grey(two_films(upright, chest(seed + 50), 0))
+    yield "wide black borders", from_grey(bordered(upright, 0.2))
     for name, spoil in SPOIL.items():
         yield f"phantom: {name}", from_grey(spoil(upright))
+
+
+def screenshot(film: FloatImage) -> FloatImage:
+    """A film in a viewer's window, with panels and lines around it."""
+    picture = np.full((900, 1400), 0.18, np.float32)
+    picture[:60], picture[-60:], picture[60:-60, :220] = 0.85, 0.6, 0.3
+    picture[80:720, 380:1020] = film
+    return picture
+
+
+def two_films(film: FloatImage, other: FloatImage, gap: int) -> FloatImage:
+    """Two films side by side on black."""
+    between = np.zeros((film.shape[0], gap), np.float32)
+    return np.concatenate((film, between, other), axis=1)
+
+
+def bordered(film: FloatImage, share: float) -> FloatImage:
+    """A film within black borders, each a share of the picture's side."""
+    wide = round(film.shape[0] * share / (1 - 2 * share))
+    return np.pad(film, wide)
 
 
 def coloured(rng: Generator) -> NDArray[np.uint8]:

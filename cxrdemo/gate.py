@@ -11,7 +11,7 @@ Sizes are fractions of the image or of the lungs' box, brightness is in units of
 range (0 at the 5th, 1 at the 95th percentile), so that neither resolution nor exposure matters.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo.errors import GridMismatchError
+from cxrdemo.framing import area_of, films_in, halves_are_alike
 from cxrdemo.placement import Placement
-from cxrdemo.radiograph import Radiograph, Remedy
+from cxrdemo.radiograph import Radiograph, Remedy, remedied
 from cxrdemo.results import Doubt, LungMask, Side, bounding_box
 
 MIN_JUDGED_PX: Final = 224
@@ -46,6 +47,16 @@ Real: 0.29 or less; print, noise and the texture of most photographs lie above."
 
 MIN_LUNGS: Final = 0.035
 """Both lungs over the image. Real: 0.048 or more; photographs mostly below."""
+
+MIN_FILM: Final = 0.55
+"""Share of the picture that stands out of flat surroundings. Real: 1 in 840 below."""
+
+MIN_SECOND_FILM: Final = 0.5
+"""A second part that stands out, over the first, from which it is a film too. Real: none."""
+
+MAX_ASPECT: Final = 1.7
+"""Width over height of what stands out, above which it may be two films side by side. Real: 1.56 or
+less."""
 
 MAX_BELOW_INVERTED: Final = 0.55
 """Mean brightness just below the lungs, where the belly is. Real: all but 1 in 250 at 0.6 or more;
@@ -143,8 +154,8 @@ Mask = NDArray[np.bool_]
 def check(radiograph: Radiograph, lungs: LungMask | None) -> tuple[Doubt, ...]:
     """Looks for a strong reason not to read an image.
 
-    The rules come in four groups: pixels, kind of picture, orientation, lungs. The first group
-    with a doubt ends the search, because the later ones rely on it.
+    The rules come in five groups: pixels, kind of picture, framing, orientation, lungs. The first
+    group with a doubt ends the search, because the later ones rely on it.
 
     Args:
         radiograph: Whatever was read.
@@ -164,6 +175,9 @@ def check(radiograph: Radiograph, lungs: LungMask | None) -> tuple[Doubt, ...]:
         return doubts
     picture = _shrink(radiograph)
     doubts = tuple(_by_kind(picture, lungs))
+    framing = tuple(_by_framing(radiograph, lungs))
+    if not doubts or _is_fine_inside(radiograph, framing):
+        doubts = framing
     if doubts or lungs is None:
         return doubts or _by_view(radiograph)
     shape = _measure(picture, lungs)
@@ -261,6 +275,53 @@ def _by_kind(picture: _Picture, lungs: LungMask | None) -> Iterable[Doubt]:
         yield _other("The picture is made of fine detail, as in print, noise or a photograph.")
     elif lungs is not None and lungs.quality.area_fraction < MIN_LUNGS:
         yield _other("No lungs, or only traces of them, were found.")
+
+
+def _by_framing(radiograph: Radiograph, lungs: LungMask | None) -> Iterable[Doubt]:
+    """Whether the film fills the picture, and is the only one."""
+    height, width = radiograph.hw
+    films = films_in(radiograph.pixels)
+    if not films:
+        return
+    x0, y0, x1, y1 = films[0]
+    if len(films) > 1 and area_of(films[1]) >= MIN_SECOND_FILM * area_of(films[0]):
+        yield _several(radiograph, films[:2], lungs)
+    elif x1 - x0 > MAX_ASPECT * (y1 - y0) and halves_are_alike(radiograph.pixels[y0:y1, x0:x1]):
+        seam = (x0 + x1) // 2
+        yield _several(radiograph, ((x0, y0, seam, y1), (seam, y0, x1, y1)), lungs)
+    elif area_of(films[0]) < MIN_FILM * height * width:
+        yield Doubt(
+            "framed",
+            f"The film fills only {area_of(films[0]) / (height * width):.0%} of the picture, as in"
+            " a screenshot or with wide borders. Crop the picture to the film.",
+            _crop(radiograph, films[0]),
+        )
+
+
+def _is_fine_inside(radiograph: Radiograph, framing: Sequence[Doubt]) -> bool:
+    """Whether a crop leaves a picture of the right kind: borders have no part in that."""
+    remedies = [doubt.remedy for doubt in framing if doubt.remedy is not None]
+    return bool(remedies) and not tuple(_by_kind(_shrink(remedied(radiograph, remedies[0])), None))
+
+
+def _several(
+    radiograph: Radiograph, films: Sequence[tuple[int, int, int, int]], lungs: LungMask | None
+) -> Doubt:
+    def lung_in(box: tuple[int, int, int, int]) -> int:
+        x0, y0, x1, y1 = box
+        return 0 if lungs is None else int(np.count_nonzero(lungs.sides[y0:y1, x0:x1]))
+
+    return Doubt(
+        "framed",
+        "The picture seems to hold two films. Crop it to the frontal one.",
+        _crop(radiograph, max(films, key=lung_in)),
+    )
+
+
+def _crop(radiograph: Radiograph, box: tuple[int, int, int, int]) -> Remedy | None:
+    """The crop to a box; None if what it leaves is too small to be judged."""
+    is_large = min(box[2] - box[0], box[3] - box[1]) >= MIN_JUDGED_PX
+    return Remedy(crop=box) if is_large else None
 
 
 def _by_view(radiograph: Radiograph) -> tuple[Doubt, ...]:

@@ -46,8 +46,8 @@ class Side(IntEnum):
 
 
 DoubtKind = Literal[
-    "small", "dark", "colour", "not-a-chest-x-ray", "inverted", "rotated", "lateral", "clipped",
-    "mask",
+    "small", "dark", "colour", "not-a-chest-x-ray", "framed", "inverted", "rotated", "lateral",
+    "clipped", "mask",
 ]  # fmt: skip
 
 

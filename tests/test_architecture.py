@@ -13,6 +13,7 @@ LEVELS = {
     "labels": 0,
     "devices": 1,
     "quiet": 0,
+    "framing": 1,
     "worker": 0,
     "settings": 1,
     "radiograph": 1,
