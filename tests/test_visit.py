@@ -1,10 +1,12 @@
 import base64
 import gc
+import io
 import logging
 import re
 import threading
 import time
 import weakref
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from cxrdemo.errors import CheckpointError
 from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.radiograph import Radiograph, Source
+from cxrdemo.radiograph import Radiograph, Remedy, Source
 from cxrdemo.rendering import encode_png, grey
 from cxrdemo.results import Doubt, MaskingMode, Probes
 from cxrdemo.specs import Estimate, OperatingPoint
@@ -298,13 +300,13 @@ def test_a_doubtful_image_shows_no_number_until_the_user_asks(
     doubt = Doubt("inverted", "Bones are dark.")
     monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
     payload = opened(visit)[-1]
-    assert payload["doubts"] == [doubt.message]
+    assert payload["doubts"] == [{"message": doubt.message, "remedy": None}]
     assert payload["withheld"] is True
     assert not payload["maskings"]
     assert not payload.get("probes")
     first, *_, last = asked(visit, "accept_anyway")
     assert first["withheld"] is False
-    assert first["doubts"] == [doubt.message]
+    assert first["doubts"] == payload["doubts"]
     assert set(first["maskings"]) == {"none", "loose", "tight"}
     assert last["probes"]
 
@@ -600,3 +602,96 @@ def test_the_end_of_the_server_sends_everybody_away(pipeline: Pipeline) -> None:
     assert [shown for shown in steps if shown.payload and "maskings" in shown.payload] == []
     place.leave()
     assert len(visits) == 0
+
+
+@pytest.mark.parametrize("add", [True, False])
+def test_a_click_is_obeyed_whatever_the_network_answers(accepting: None, add: bool) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    opened(visit)
+    height, width = session_of(visit).analysis.radiograph.hw
+    x, y = (0.5 * width, 0.05 * height) if add else (0.3 * width, 0.5 * height)
+    asked(visit, "mask_prompt", kind="click", x=x, y=y, add=add)
+    assert session_of(visit).found.lungs.inside[int(y), int(x)] == add
+
+
+def test_strokes_are_painted_exactly_outlive_a_click_and_are_undone_one_by_one(
+    accepting: None,
+) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    opened(visit)
+    start = session_of(visit).found
+    height, width = session_of(visit).analysis.radiograph.hw
+    line = [[0.45 * width, 0.5 * height], [0.55 * width, 0.5 * height]]
+    strokes = [
+        {"add": True, "radius": 4, "points": line},
+        {"add": False, "radius": 4, "points": [[0.3 * width, 0.5 * height]]},
+    ]
+    last = asked(visit, "mask_painted", strokes=strokes)[-1]
+    assert last["corrections"] == 2
+    asked(visit, "mask_prompt", kind="click", x=5, y=5, add=True)
+    inside = session_of(visit).found.lungs.inside
+    assert inside[height // 2, int(0.46 * width) : int(0.54 * width)].all()
+    assert not inside[height // 2, int(0.3 * width)]
+    for _ in range(2):
+        asked(visit, "mask_undo")
+    inside = session_of(visit).found.lungs.inside
+    assert inside[height // 2, width // 2]
+    assert (
+        inside[height // 2, int(0.3 * width)] == start.lungs.inside[height // 2, int(0.3 * width)]
+    )
+    asked(visit, "mask_undo")
+    assert session_of(visit).found is start
+
+
+@pytest.mark.parametrize(
+    "strokes",
+    [
+        None,
+        [],
+        [{"add": True, "radius": 4, "points": []}],
+        [{"add": True, "radius": "wide", "points": [[1, 2]]}],
+        [{"add": True, "radius": 4, "points": [[1, None]]}],
+        [{"add": True, "radius": 4, "points": [1, 2]}],
+        ["stroke"],
+    ],
+)
+def test_a_stroke_that_makes_no_sense_is_told_in_words(accepting: None, strokes: Any) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    opened(visit)
+    before = session_of(visit)
+    last = asked(visit, "mask_painted", strokes=strokes)[-1]
+    assert last["failed"]
+    assert last["reason"].startswith("Expected")
+    assert session_of(visit) is before
+
+
+def test_a_remedy_reads_the_image_anew_and_is_recorded(accepting: None) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    opened(visit)
+    before = session_of(visit).analysis.radiograph
+    sent = asked(visit, "read_again", remedy="turn-right+invert")
+    after = session_of(visit).analysis.radiograph
+    np.testing.assert_allclose(after.pixels, 1 - np.rot90(before.pixels, -1), atol=1e-6)
+    assert len(after.source.steps) > len(before.source.steps)
+    assert sent[0]["study"] == session_of(visit).study
+    assert "image" in sent[0]
+    last = asked(visit, "read_again", remedy="sideways")[-1]
+    assert last["failed"]
+    assert session_of(visit).analysis.radiograph is after
+
+
+def test_a_doubt_reaches_the_viewer_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    doubt = Doubt("inverted", "Bones are dark.", Remedy(invert=True))
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
+    sent = opened(Visit(Models.of(fake_pipeline())))[-1]
+    assert sent["doubts"] == [{"message": "Bones are dark.", "remedy": "invert"}]
+
+
+def test_the_case_is_handed_out_as_one_file_that_names_nobody(accepting: None) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    opened(visit)
+    (sent,) = asked(visit, "case_wanted")
+    kind, coded = sent["case"].split(",", 1)
+    assert kind == "data:application/zip;base64"
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(coded))) as archive:
+        assert {"analysis.json", "figure.png", "labels.png", "heat.npz"} <= set(archive.namelist())

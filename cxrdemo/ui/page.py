@@ -22,7 +22,7 @@ from cxrdemo.ui.guard import Guard
 from cxrdemo.ui.line import MAX_WAITING
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.uploads import as_paths, keep_files_private
-from cxrdemo.ui.visit import MAX_VISITS, QUESTIONS, Shown, Visit, Visits
+from cxrdemo.ui.visit import MAX_VISITS, QUESTIONS, READ_AGAIN, Shown, Visit, Visits
 
 TITLE: Final = "Chest X-ray viewer"
 
@@ -131,7 +131,7 @@ def _read_tab(visits: Visits) -> _ReadTab:
     upload.upload(_of(visits, Visit.open_upload), upload, **event)
     for button, example in examples:
         button.click(_of(visits, partial(_open_example, example)), **event)
-    for name in QUESTIONS:
+    for name in (*QUESTIONS, READ_AGAIN):
         getattr(viewer, name)(_asked(visits, name), **event)
     stop.click(_of(visits, Visit.stop), **event)
     clear.click(_of(visits, Visit.clear), **event)

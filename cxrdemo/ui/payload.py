@@ -207,6 +207,13 @@ class ProbesPart(TypedDict):
     outside: list[float] | None
 
 
+class DoubtPart(TypedDict):
+    """Why the image may not be what the models can read, and the remedy's name, if there is one."""
+
+    message: str
+    remedy: str | None
+
+
 class Payload(TypedDict, total=False):
     """What the viewer may be sent. A payload adds to those before it of the same study.
 
@@ -221,6 +228,7 @@ class Payload(TypedDict, total=False):
         doubts: Why the image may not be what the models can read.
         withheld: Whether the numbers are held back for them.
         corrections: How many corrections of the mask can be undone.
+        case: A ZIP that was asked for, as a data URL.
         image: The picture.
         fine: The same in full, once it was asked for.
         colours: 256 x RGB from no heat to the peak.
@@ -239,9 +247,10 @@ class Payload(TypedDict, total=False):
     reason: str
     stage: str | None
     synthetic: bool
-    doubts: list[str]
+    doubts: list[DoubtPart]
     withheld: bool
     corrections: int
+    case: str
     image: ImagePart
     fine: FinePart
     colours: list[int]
@@ -310,6 +319,20 @@ def lungs_part(analysis: Analysis) -> Payload:
             "outlines": {str(int(side)): _outlines(shown, side) for side in Side},
         }
     }
+
+
+def doubts_part(analysis: Analysis) -> list[DoubtPart]:
+    """The doubts, in order."""
+    return [
+        {"message": doubt.message, "remedy": str(doubt.remedy) if doubt.remedy else None}
+        for doubt in analysis.doubts
+    ]
+
+
+def case_part(archive: bytes) -> Payload:
+    """A ZIP for the visitor's disk."""
+    coded = base64.b64encode(archive).decode("ascii")
+    return {"case": f"data:application/zip;base64,{coded}"}
 
 
 def findings_part(analysis: Analysis, specs: Specs) -> Payload:

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from cxrdemo.errors import CheckpointError, CxrDemoError, PromptError
 from cxrdemo.examples import Example
+from cxrdemo.export import case_archive
 from cxrdemo.files import read_radiograph
+from cxrdemo.lungs import Stroke
 from cxrdemo.masking import margin_remarks
-from cxrdemo.radiograph import Radiograph
+from cxrdemo.radiograph import Radiograph, Remedy, remedied
 from cxrdemo.results import MAX_MARGIN, Analysis, MaskingMode, Probes
 from cxrdemo.ui import panels
 from cxrdemo.ui.batch import Batch
@@ -32,6 +34,8 @@ from cxrdemo.ui.models import Models
 from cxrdemo.ui.payload import (
     PROBED_MARGINS,
     Payload,
+    case_part,
+    doubts_part,
     findings_part,
     image_part,
     lungs_part,
@@ -216,7 +220,7 @@ class Visit:
         answered: the answer would be about the image before.
 
         Args:
-            question: The event's name, one of `QUESTIONS`.
+            question: The event's name, one of `QUESTIONS`, or `READ_AGAIN`.
             detail: With `study`, and what the question needs.
         """
         ticket = self._turn.join()
@@ -224,11 +228,22 @@ class Visit:
         if session is None or session.study != detail.get("study"):
             yield _failed(GONE if session is None else UNREAD)
             return
+        if question == READ_AGAIN:
+            yield from self._remedied(session, str(detail.get("remedy")))
+            return
         with _Failures() as failures:
             answer = partial(QUESTIONS[question], self, ticket, detail)
             yield from self._served(ticket, answer, waiting=_says)
             yield from self._probes(ticket)
         yield from failures.shown()
+
+    def _remedied(self, session: Session, remedy: str) -> Iterator[Shown]:
+        """Reads the image anew, turned, mirrored, inverted or cropped as the visitor asks."""
+
+        def read() -> Radiograph:
+            return remedied(session.analysis.radiograph, Remedy.parse(remedy))
+
+        yield from self._opened(self._turn.start(), read)
 
     def _change_margin(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
         """Reads the loose masking again at another margin; the others stay as they are."""
@@ -269,6 +284,14 @@ class Visit:
         seconds = time.perf_counter() - start
         yield from self._read_again(ticket, _with_mask(session, corrected), seconds)
 
+    def _paint(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Corrects the mask by strokes of a brush, exactly, and reads the findings again."""
+        session, pipeline = self._session(), self._models.pipeline()
+        for stroke in _strokes(detail):
+            found = pipeline.correct(_there_is_a_mask(session), strokes=[stroke])
+            session = _with_mask(session, found)
+        yield from self._read_again(ticket, session)
+
     def _undo(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
         """Takes back the last correction, be it the return to the automatic mask."""
         session = self._session()
@@ -293,6 +316,11 @@ class Visit:
         session = replace(self._session(), accepted=True)
         if self._keep(ticket, session):
             yield self._shown(session, probes=None)
+
+    def _pack(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Hands out all that is known about the image, in one file."""
+        session = self._session()
+        yield Shown(_payload(session, **case_part(case_archive(session.analysis))))
 
     def _read_again(
         self, ticket: Ticket, session: Session, seconds: float = 0.0
@@ -435,8 +463,13 @@ QUESTIONS: Final[Mapping[str, Callable[[Visit, Ticket, Detail], Iterator[Shown]]
     "mask_undo": Visit._undo,
     "mask_reset": Visit._reset,
     "accept_anyway": Visit._accept,
+    "mask_painted": Visit._paint,
+    "case_wanted": Visit._pack,
 }
 """The viewer's events, and who answers."""
+
+READ_AGAIN: Final = "read_again"
+"""The event after which the image is another one, and everything about it is asked anew."""
 
 
 class Visits:
@@ -557,6 +590,28 @@ def _there_is_a_mask(session: Session) -> Found:
     return session.found
 
 
+def _strokes(detail: Detail) -> list[Stroke]:
+    """The strokes of a question.
+
+    Raises:
+        PromptError: If there is none, or one is no stroke.
+    """
+    given = detail.get("strokes")
+    if not isinstance(given, list) or not 1 <= len(given) <= MAX_CORRECTIONS:
+        raise PromptError(f"Expected 1 to {MAX_CORRECTIONS} strokes of the brush.")
+    strokes = []
+    for stroke in given:
+        points = stroke.get("points") if isinstance(stroke, Mapping) else None
+        if not isinstance(points, list) or not all(
+            isinstance(point, list) and len(point) == 2 for point in points
+        ):
+            raise PromptError("Expected a stroke as a list of x and y; the page sent another.")
+        (radius,) = _numbers(stroke, "radius")
+        pairs = [_numbers({"x": x, "y": y}, "x", "y") for x, y in points]
+        strokes.append(Stroke(tuple((x, y) for x, y in pairs), radius, bool(stroke.get("add"))))
+    return strokes
+
+
 def _with_mask(session: Session, found: Found) -> Session:
     """A session whose mask was corrected; what it was can be taken back."""
     history = () if session.found is None else (*session.history, session.found)
@@ -581,7 +636,7 @@ def _payload(session: Session, **parts: Unpack[Payload]) -> Payload:
     state: Payload = {
         "study": session.study,
         "stage": None,
-        "doubts": [doubt.message for doubt in session.analysis.doubts],
+        "doubts": doubts_part(session.analysis),
         "withheld": session.withheld,
         "corrections": len(session.history),
     }

@@ -18,7 +18,7 @@ function showFindings() {
   if (!read) return;
   const rows = find(".cxv-rows");
   if (rows.childElementCount !== data.labels.length + 1) buildRows(rows);
-  const isStale = busy && (asked === "all" || view.mode === "loose");
+  const isStale = busy && (asked === "all" || (asked === "loose" && view.mode === "loose"));
   rows.toggleAttribute("data-stale", isStale);
   read.findings.forEach((finding, i) => showRow(rows.children[i], finding, i, isStale));
   rows.lastElementChild.querySelector("b").textContent = read.noFinding.toFixed(2);
@@ -112,15 +112,28 @@ function showDoubts() {
   if (!doubts.length) return box.replaceChildren();
   const head = data.withheld ? "This image may not be what the models can read" : "Shown despite a warning";
   const list = make("ul");
-  list.append(...doubts.map((text) => make("li", "", text)));
+  list.append(...doubts.map(({ message }) => make("li", "", message)));
   box.replaceChildren(make("strong", "", head), list);
-  if (data.withheld && !data.stage) {
-    const button = make("button", "cxv-accept", "Show the numbers anyway ");
+  if (data.stage) return;
+  const cures = make("div", "cxv-cures");
+  const offer = (className, text, act) => {
+    const button = make("button", className, text);
     button.type = "button";
-    button.title = "Y";
-    button.addEventListener("click", actions.accept);
-    box.append(button);
+    button.addEventListener("click", act);
+    cures.append(button);
+  };
+  for (const remedy of new Set(doubts.map((doubt) => doubt.remedy).filter(Boolean))) {
+    offer("cxv-cure", remedyText(remedy), () => ask("read_again", { remedy }));
   }
+  if (data.withheld) offer("cxv-accept", "Show the numbers anyway", actions.accept);
+  box.append(cures);
+}
+
+// Such as "Turn it right and invert it".
+function remedyText(remedy) {
+  const words = { "turn-right": "turn it right", "turn-left": "turn it left", "turn-half": "turn it upside down", mirror: "mirror it", invert: "invert it" };
+  const text = remedy.split("+").map((part) => (part.startsWith("crop") ? "crop it to the film" : words[part] ?? part)).join(" and ");
+  return text[0].toUpperCase() + text.slice(1);
 }
 
 // What the answer hangs on, and what stands out: two lines, whose room is kept.

@@ -201,7 +201,8 @@ function takeHands() {
     if (toggle) view[toggle] = !view[toggle];
     if (toggle === "invert") view.preset = "own";
     if (button.dataset.do) actions[button.dataset.do]();
-    if (!button.closest(".cxv-menu") || ["save", "print", "help", "download", "ruler", "plant"].includes(button.dataset.do)) find(".cxv-more").open = false;
+    if (button.dataset.again) ask("read_again", { remedy: button.dataset.again });
+    if (!button.closest(".cxv-menu") || button.dataset.again || ["save", "print", "help", "download", "ruler", "plant"].includes(button.dataset.do)) find(".cxv-more").open = false;
     refresh();
   });
   all("[data-slide]").forEach((slide) => {
@@ -214,6 +215,13 @@ function takeHands() {
   });
   find("[data-point]").addEventListener("change", (event) => change({ point: event.target.selectedIndex }));
   find("[data-preset]").addEventListener("change", (event) => setPreset(event.target.value));
+  document.addEventListener("change", (event) => {
+    if (event.target.matches?.(".cxr-open input[type=file]")) openedName = event.target.files[0]?.name ?? "";
+  }, true);
+  document.addEventListener("click", (event) => {
+    // Examples, and what is opened from the list of a batch, have no file here.
+    if (event.target.closest?.(".cxr-open button:not(.cxr-drop), .cxr-list, [role=tabpanel]:not(:has(.cxv))")) openedName = "";
+  }, true);
   document.addEventListener("keydown", onKey);
   document.addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".cxv-more")) find(".cxv-more").open = false; });
   document.addEventListener("dragover", (event) => {

@@ -29,7 +29,7 @@ function wanted() {
   }
   if (isNarrow()) return [{ mode: view.mode, masked: true, heat: label, chips: true, title: `${name}${about}` }];
   return [
-    { mode: view.mode, masked: true, heat: null, title: `Given to the network: ${name}` },
+    { mode: view.mode, masked: true, heat: null, title: `Given to the network: ${name}${fileName && ` · ${fileName}`}` },
     { mode: view.mode, masked: false, heat: label, chips: true, title: label === null ? `${method}: no finding chosen` : `${method}${about}` },
   ];
 }

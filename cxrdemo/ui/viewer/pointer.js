@@ -102,6 +102,9 @@ function listen(pane) {
     } else if (drag.kind === "box") change({ box: boxBetween(data.image, drag.from, to) }, true);
     else if (drag.kind === "ruler") change({ length: [drag.from, to] }, true);
     else if (drag.kind === "brush" && view.stroke) {
+      // Points closer together than the brush can show are not worth sending.
+      const [x, y] = view.stroke.points.at(-1);
+      if (Math.hypot(to[0] - x, to[1] - y) < view.stroke.radius / 6) return;
       view.stroke.points.push(to);
       refresh(true);
     }

@@ -15,6 +15,7 @@ const make = (tag, className, text) => {
 };
 
 const MODES = ["none", "loose", "tight"];
+const MOST_STROKES = 20; // that are asked for together
 const FADED = 0.5; // of the opacity, for a finding below its threshold or not shown to beat chance
 const UPRIGHT = { zoom: 1, x: 0, y: 0, level: 0.5, width: 1, invert: false, preset: "file", turns: 0, mirrored: false };
 const START = {
@@ -34,6 +35,8 @@ let levels = null; // {width, height, values}: from which margin on a pixel is k
 let panes = []; // of `layOut`
 let busy = false; // an answer from the server is under way, so numbers are stale
 let asked = null; // what that answer will change: "all" or "loose"
+let openedName = ""; // of the file opened last, and
+let fileName = ""; // of the file that is shown: they are known to this browser alone
 let hasChosen = false; // the reader has chosen a finding, which then stays from image to image
 const renderer = makeRenderer(() => refresh());
 
@@ -45,8 +48,8 @@ const shown = () => (data && data.planted && planted ? { ...data, ...data.plante
 // A payload adds to what is there, unless it belongs to another study, and then it is complete.
 let turns = 0;
 async function receive() {
-  const sent = props.value;
-  if (!sent || !sent.run) return;
+  if (!props.value || !props.value.run) return;
+  const { case: archive, ...sent } = props.value;
   const turn = ++turns;
   if (sent.clear) {
     data = picture = fine = planted = levels = null;
@@ -63,7 +66,7 @@ async function receive() {
     if (data && data.stage) data.stage = sent.reason || "This image was not read to its end.";
     return refresh();
   }
-  if (sent.case) takeAway(sent.case);
+  if (archive) takeAway({ url: archive, name: `${stem()}.zip` });
   const isNew = !data || sent.study !== data.study;
   if (isNew && !sent.image) return;
   const merged = isNew ? sent : { ...data, ...sent };
@@ -77,6 +80,7 @@ async function receive() {
     view.cross = [sent.image.width / 2, sent.image.height / 2];
     questions.length = marks.length = 0;
     if (renderer) renderer.forget();
+    fileName = openedName;
   }
   const isFirstReading = merged.maskings && (isNew || !data.maskings);
   data = merged;
@@ -139,7 +143,7 @@ function askNext() {
   const next = questions.shift();
   if (!next) return;
   // Strokes that were painted meanwhile go together.
-  while (next.event === "mask_painted" && questions[0]?.event === "mask_painted") next.detail.strokes.push(...questions.shift().detail.strokes);
+  while (next.event === "mask_painted" && questions[0]?.event === "mask_painted" && next.detail.strokes.length < MOST_STROKES) next.detail.strokes.push(...questions.shift().detail.strokes);
   busy = true;
   asked = next.changes;
   trigger(next.event, { ...next.detail, study: data.study });
@@ -274,7 +278,7 @@ function save() {
   const finding = view.label === null ? null : reading()?.findings[view.label];
   const point = finding && pointAt(finding, view.point);
   const words = [
-    data.synthetic || data.planted ? "SYNTHETIC" : "", data.name ?? "",
+    data.synthetic || data.planted ? "SYNTHETIC" : "", fileName,
     finding && point && finding.proven ? `threshold ${point.threshold.toFixed(2)} (${point.name})` : "",
     view.mode === "loose" || view.layout === "compare" ? `margin ${Math.round(100 * view.margin)} %` : "",
     view.heat ? `heat on ${view.scale === "own" ? "its own" : "one shared"} scale` : "",
@@ -289,7 +293,7 @@ function save() {
   });
 }
 
-const stem = () => (data.name ?? "chest-x-ray").replace(/\.[^.]*$/, "").replace(/[^\w.-]+/g, "-");
+const stem = () => fileName.replace(/\.[^.]*$/, "").replace(/[^\w.-]+/g, "-") || "chest-x-ray";
 
 function takeAway({ url, name }) {
   const link = make("a");
