@@ -115,7 +115,11 @@ class PlainNetworks:
         store = CheckpointStore.open(folder)
         spec = store.lungs()
         assert spec is not None
-        network = segmenter_room.ARCHITECTURES[spec.architecture]().eval().requires_grad_(False)
+        network = (
+            segmenter_room.ARCHITECTURES[spec.architecture](spec.inputs.hw[0])
+            .eval()
+            .requires_grad_(False)
+        )
         load_strictly(network, store.load(spec), spec.name)
         for part in network.modules():
             # As the packages have them, without the ways round of `cxrdemo.segmenter`.

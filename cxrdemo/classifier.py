@@ -41,11 +41,9 @@ ARCHITECTURES: Final[Mapping[str, Callable[[int], nn.Module]]] = {
         ),
     ),
 }
-"""The project's own names to builders that take the number of outputs. The last stage of the
-dilated one keeps its resolution: twice as many cells a side, from the same state dict."""
-
-LIBRARIES: Final = ("torchvision", "timm")
-"""`torchvision/NAME` and `timm/NAME` are architectures too."""
+"""The project's own names, beside `torchvision/NAME` and `timm/NAME`, to builders that take the
+number of outputs. The last stage of the dilated one keeps its resolution: twice as many cells a
+side, from the same state dict."""
 
 PROBE_PX: Final = 96
 """Side of the noise on which a network is checked; a little above the least that any of them takes.

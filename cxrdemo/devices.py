@@ -27,61 +27,31 @@ _FIRST_FP16_MAJOR: Final = 7
 
 
 def resolve(asked: str) -> torch.device:
-    """The device that somebody asked for by name; "auto" is a GPU where there is one.
+    """The device that somebody asked for by name: the one place where a name becomes a device.
+
+    Args:
+        asked: Such as "cpu", "cuda" or "cuda:1"; "auto" takes a GPU where there is one.
 
     Raises:
         SettingError: If there is no such device, here or anywhere.
     """
-    has_gpu = torch.cuda.is_available()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "auto":
-        return torch.device("cuda" if has_gpu else "cpu")
-    known = [torch.device("cpu")]
-    if has_gpu:
-        known += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-        known.append(torch.device("cuda"))
+        return torch.device("cuda" if gpus else "cpu")
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))]
     if torch.backends.mps.is_available():
-        known.append(torch.device("mps"))
-    by_name = {str(device): device for device in known}
-    if asked not in by_name:
-        raise SettingError(
-            f"There is no device {asked!r} here. There is {', '.join(by_name)}; auto takes the "
-            "fastest."
+        known.append("mps")
+    if asked not in known:
+        remedy = (
+            "For a GPU install its driver and a PyTorch with CUDA. "
+            if asked.startswith("cuda") and not gpus
+            else ""
         )
-    return by_name[asked]
-
-
-def usable_device(asked: str) -> str:
-    """A device that is there, by its name in PyTorch.
-
-    Args:
-        asked: Such as "cpu" or "cuda:1"; "auto" takes a GPU where there is one.
-
-    Raises:
-        SettingError: If there is no such device, or it is not one that the networks run on.
-    """
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        device = torch.device("meta")  # which computes nothing
-    if device.type == "cpu":
-        return "cpu"
-    if device.type != "cuda":
         raise SettingError(
-            f"The device {asked!r} is not known. Choose cpu, cuda, cuda:N for one of several GPUs, "
-            "or auto."
+            f"There is no device {asked!r} here. There is {', '.join(known)}; auto takes the "
+            f"fastest. {remedy}".rstrip()
         )
-    if not torch.cuda.is_available():
-        raise SettingError(
-            "No GPU was found that this PyTorch can use. Choose --device cpu or auto, or install "
-            "the driver and a PyTorch with CUDA."
-        )
-    if ":" in asked and device.index >= torch.cuda.device_count():
-        raise SettingError(
-            f"There is no {asked}: the GPUs are numbered from 0 to {torch.cuda.device_count() - 1}."
-        )
-    return asked
+    return torch.device(asked)
 
 
 def has_bf16(device: torch.device | str) -> bool:

@@ -22,7 +22,6 @@ from cxrdemo.devices import Precision
 from cxrdemo.quiet import recorded_warnings
 
 Engine = Literal["torch", "openvino"]
-ENGINES: Final[tuple[Engine, ...]] = ("torch", "openvino")
 
 Part = Callable[..., Any]
 """A costly part of a network, from tensors to a tensor or a tuple of them: an image encoder, a mask

@@ -6,6 +6,7 @@ The JSON is described by docs/analysis.schema.json, against which the tests chec
 import csv
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -257,8 +258,9 @@ def _lungs(lungs: LungMask, spacing: tuple[float, float] | None) -> dict[str, An
         },
         "warnings": list(quality.reasons),
     }
-    if spacing is not None:
-        pixel_mm2 = spacing[0] * spacing[1]
+    # A file may state a spacing that no area can be told in.
+    pixel_mm2 = math.inf if spacing is None else spacing[0] * spacing[1]
+    if math.isfinite(pixel_mm2 * lungs.sides.size):
         record["area_mm2"] = {
             "right": int(lungs.side(Side.RIGHT).sum()) * pixel_mm2,
             "left": int(lungs.side(Side.LEFT).sum()) * pixel_mm2,

@@ -1,9 +1,9 @@
 """Placement: a resize, letterbox or stretch as a value, with its inverse.
 
-The only module that resamples. It owns the half-pixel convention: coordinates (x, y) are
-continuous, (0, 0) is the outer corner of the first pixel and (W, H) that of the last, so the
-centre of pixel column i lies at i + 0.5. A box that covers the whole image is (0, 0, W, H).
-Sizes are (H, W); points are (x, y); boxes are XYXY.
+All resampling between an image and what a network or a screen is given. It owns the half-pixel
+convention: coordinates (x, y) are continuous, (0, 0) is the outer corner of the first pixel and
+(W, H) that of the last, so the centre of pixel column i lies at i + 0.5. A box that covers the
+whole image is (0, 0, W, H). Sizes are (H, W); points are (x, y); boxes are XYXY.
 """
 
 from dataclasses import dataclass
@@ -123,10 +123,6 @@ class Placement:
     def undo_points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Moves (N, 2) points from the canvas back to the image."""
         return (np.asarray(xy, np.float32) - self._offset_xy) / self._scale_xy
-
-    def undo_boxes(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Moves (N, 4) XYXY boxes from the canvas back to the image."""
-        return self.undo_points(np.asarray(xyxy, np.float32).reshape(-1, 2)).reshape(-1, 4)
 
     def undo_map(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Resamples a map that covers the canvas, at any resolution, onto the image's grid.

@@ -4,6 +4,7 @@ It holds no patient data: `Source` records how the pixels were obtained and a sh
 technical tags, nothing else.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -89,7 +90,7 @@ class Radiograph:
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= 0.0 and high <= 1.0):  # also false for NaN
             raise ValueError(f"pixels must lie in 0..1, found {low:g}..{high:g}")
-        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
+        if not all(0 < side < math.inf for side in self.spacing_mm or ()):
             raise ValueError(f"spacing_mm must be positive, got {self.spacing_mm}")
         frozen = pixels.view()
         frozen.flags.writeable = False

@@ -114,6 +114,16 @@ def test_no_record_gives_a_verdict_on_a_doubtful_image_or_by_unproven_weights(
     assert {row["doubts"] for row in rows_of_record(record)} == {"Bones are dark."}
 
 
+def test_a_spacing_in_which_no_area_can_be_told_breaks_no_record(analysis: Analysis) -> None:
+    vast = replace(analysis.radiograph, spacing_mm=(1e300, 1e300))
+    record = json.loads(json_bytes(record_of(replace(analysis, radiograph=vast))))
+    assert "area_mm2" not in record["lungs"]
+    assert not list(validator().iter_errors(record))
+    for odd in (float("inf"), float("nan"), 0.0):
+        with pytest.raises(ValueError, match="spacing_mm must be positive"):
+            replace(analysis.radiograph, spacing_mm=(0.2, odd))
+
+
 def test_heat_is_told_with_its_cells_and_its_place(analysis: Analysis) -> None:
     record = json.loads(json_bytes(record_of(analysis)))
     for mode, reading in analysis.readings.items():

@@ -2,6 +2,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cxrdemo.placement import Placement
@@ -15,7 +17,8 @@ def test_points_and_boxes_round_trip(source: tuple[int, int], kind: str) -> None
     placement = Placement.make(kind, source, (224, 224))
     height, width = source
     box = np.array([[0, 0, width, height], [width / 4, height / 3, width / 2, height]], np.float32)
-    np.testing.assert_allclose(placement.undo_boxes(placement.boxes(box)), box, atol=1e-3)
+    corners = placement.boxes(box).reshape(-1, 2)
+    np.testing.assert_allclose(placement.undo_points(corners), box.reshape(-1, 2), atol=1e-3)
 
 
 @pytest.mark.parametrize("source", SIZES)
@@ -161,3 +164,34 @@ def test_a_share_of_all_is_exactly_one(canvas: int, cells: int) -> None:
     placement = Placement.stretch((500, 411), (canvas, canvas))
     assert (placement.shares(np.ones((500, 411), bool), (cells, cells)) == 1.0).all()
     assert not placement.shares(np.zeros((500, 411), bool), (cells, cells)).any()
+
+
+sides = st.integers(20, 900)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    source=st.tuples(sides, sides),
+    target=st.tuples(sides, sides),
+    kind=st.sampled_from(["letterbox", "stretch"]),
+    at=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_undo_after_do_gives_back_what_was_there(
+    source: tuple[int, int], target: tuple[int, int], kind: str, at: tuple[float, float]
+) -> None:
+    placement = Placement.make(kind, source, target)
+    point = np.array([[at[0] * source[1], at[1] * source[0]]], np.float32)
+    moved = placement.points(point)
+    np.testing.assert_allclose(placement.undo_points(moved), point, atol=1e-4 * max(source))
+    (top, left), (height, width) = placement.offset_hw, placement.content_hw
+    assert left - 1e-3 <= moved[0, 0] <= left + width + 1e-3
+    assert top - 1e-3 <= moved[0, 1] <= top + height + 1e-3
+    # A ramp is what a resize and its inverse leave as it is, but for the edges and the rounding.
+    y, x = np.indices(source, np.float32)
+    ramp = (x / source[1] + y / source[0]).astype(np.float32)
+    back = placement.undo_map(placement.image(ramp, fill=0))
+    steps = max(s / c for s, c in zip(source, placement.content_hw, strict=True))
+    inner = tuple(slice(int(2 * steps) + 2, -int(2 * steps) - 2) for _ in source)
+    if ramp[inner].size:
+        coarse = 2 / min(*placement.content_hw, *source)
+        assert np.abs(back - ramp)[inner].max() <= coarse

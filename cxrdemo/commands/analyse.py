@@ -188,13 +188,13 @@ def _here(
 ) -> Sequence[Outcome]:
     """Does the files on this machine, as many side by side as its cores allow."""
     # Imported here, so that a run in which all is there already needs no PyTorch.
-    from cxrdemo.devices import usable_device
+    from cxrdemo.devices import resolve
     from cxrdemo.pipeline import Pipeline
 
     pipeline = Pipeline.from_checkpoints(
         folder,
         medsam=args.medsam,
-        device=usable_device(args.device),
+        device=resolve(args.device),
         precision=args.precision,
         engine=args.engine,
     )
@@ -239,11 +239,11 @@ def _analyser(folder: Path, options: Mapping[str, Any]) -> Analyse:
     """Loads the weights in a worker, which computes on one core or one GPU."""
     import torch
 
-    from cxrdemo.devices import usable_device
+    from cxrdemo.devices import resolve
     from cxrdemo.pipeline import Pipeline
 
     torch.set_num_threads(1)
-    device = usable_device(options["device"])
+    device = resolve(options["device"])
     return Pipeline.from_checkpoints(folder, **{**options, "device": device}).analyse
 
 

@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 def _device(asked: str) -> str:
     if asked == "cpu":
         return asked  # known without PyTorch, which takes longer to load than the page
-    from cxrdemo.devices import usable_device
+    from cxrdemo.devices import resolve
 
-    return usable_device(asked)
+    return str(resolve(asked))
 
 
 def _port_of_environment() -> int | None:
