@@ -1,5 +1,6 @@
 # make demo   the viewer on http://127.0.0.1:7860, in its own environment
 # make test   all tests
+# make load   many visitors at once, each answer compared with a lonely visitor's
 # make bench  speed against references: a table, and benchmarks/results/*.json
 # make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md
 # make kill   kills training N times at random and compares what it ends with
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench kill space check lint types clean
+.PHONY: demo test bench load kill space check lint types clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
@@ -28,6 +29,10 @@ space: $(VENV)/runtime
 N ?= 50
 kill: $(VENV)/development
 	$(BIN)/python tests/kill.py --times $(N)
+
+# Such as: make load CLIENTS=20 MINUTES=5
+load: $(VENV)/development
+	PYTHONPATH=. $(BIN)/python tests/load.py --clients $(or $(CLIENTS),20) --minutes $(or $(MINUTES),5)
 
 check: lint types test
 

@@ -1,5 +1,6 @@
 """A visitor of the page without a browser: what Gradio's own script sends, over HTTP."""
 
+import base64
 import contextlib
 import json
 import secrets
@@ -51,6 +52,10 @@ class Visitor:
             "orig_name": name,
             "meta": {"_type": "gradio.FileData"},
         }
+
+    def data_url(self, content: bytes) -> str:
+        """A file as it is sent within a question."""
+        return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"
 
     def fire(
         self, block: Any, event: str, *data: Any, detail: dict[str, Any] | None = None
