@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, ClassVar, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -53,6 +54,22 @@ class Estimate:
         # NaN is no figure, but may be measured; no manifest takes it.
         _check(not self.low > self.high, "low", "must not exceed high", self.low)
         _check(self.n >= 0, "n", "must not be negative", self.n)
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, float | None]) -> Self:
+        """Reads a figure of a `metrics.json`, where null stands for what is not defined."""
+        value, low, high = (
+            math.nan if (number := written[key]) is None else float(number)
+            for key in ("value", "low", "high")
+        )
+        return cls(value, low, high, int(written["n"] or 0))
+
+    def words(self, digits: int = 3, *, count: bool = True) -> str:
+        """Value, interval and, if wanted, n: "0.713 (0.662 to 0.769, n=350)"."""
+        if math.isnan(self.value):
+            return f"not defined (n={self.n})" if count else "not defined"
+        value, low, high = (f"{number:.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high}{f', n={self.n}' if count else ''})"
 
 
 @dataclass(frozen=True)

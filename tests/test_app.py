@@ -104,7 +104,7 @@ def test_page_without_checkpoints_says_what_is_missing() -> None:
 
 def test_about_shows_every_figure() -> None:
     html = panels.about(None, {MaskingMode.NONE: findings_spec(MaskingMode.NONE)})
-    assert html.count("0.800 (0.700 to 0.900, n = 20)") == len(FINDINGS)
+    assert html.count("0.800 (0.700 to 0.900, n=20)") == len(FINDINGS)
     assert "No lung segmenter is installed" in html
 
 

@@ -12,6 +12,7 @@ LEVELS = {
     "errors": 0,
     "labels": 0,
     "devices": 1,
+    "figure_names": 0,
     "quiet": 0,
     "framing": 1,
     "worker": 0,

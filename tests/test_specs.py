@@ -1,5 +1,6 @@
 """A spec comes back as it was, and nothing that makes no sense gets past its reading."""
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -224,3 +225,13 @@ def test_a_score_has_its_place_among_those_without_the_finding() -> None:
     assert known.place(0.15) == pytest.approx(0.125)
     assert known.place(0.3) == pytest.approx(0.625)
     assert label().place(0.3) is None
+
+
+def test_a_figure_is_told_and_read_back_in_one_way() -> None:
+    figure = Estimate(0.7134, 0.6621, 0.7689, 350)
+    assert figure.words() == "0.713 (0.662 to 0.769, n=350)"
+    assert figure.words(2, count=False) == "0.71 (0.66 to 0.77)"
+    assert Estimate.from_json(dataclasses.asdict(figure)) == figure
+    empty = Estimate.from_json({"value": None, "low": None, "high": None, "n": 0})
+    assert math.isnan(empty.value)
+    assert (empty.words(), empty.words(count=False)) == ("not defined (n=0)", "not defined")

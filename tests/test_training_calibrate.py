@@ -184,7 +184,7 @@ def test_a_refused_calibration_changes_nothing(
     monkeypatch.setattr(
         command,
         "load_classifiers",
-        lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
+        lambda *_, **__: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
     )
     out = ["--checkpoints", str(tmp_path), "--resamples", "5"]
     for data, masking, message in (

@@ -11,7 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from fakes import fake_pipeline, tiny_classifier
+import torch
+from fakes import BlindSegmenter, fake_pipeline, tiny_classifier
+from monai.metrics import compute_hausdorff_distance
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
@@ -40,7 +42,7 @@ from training.measures.scoring import (
 )
 from training.measures.statistics import bootstrap, calibration_error, hd95
 from training.reports.page import cell
-from training.sets.index import FindingCase, LungCase, read_finding_index
+from training.sets.index import FindingCase, LungCase, read_finding_index, read_lung_index
 
 LABELS = tuple(LabelSpec(key, 1.3, -0.4, 0.4, "test") for key in FINDING_KEYS)
 BARE = tuple(LabelSpec(key, 1.0, 0.0, 0.5, "test") for key in FINDING_KEYS)
@@ -229,6 +231,27 @@ def test_distances_of_shifted_masks_by_hand() -> None:
     assert math.isnan(hd95(one, np.zeros((64, 64), bool)))
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # their own
+def test_distances_are_monais() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        one, other = (cv2.GaussianBlur(rng.random((48, 40)), (0, 0), 5) > 0.5 for _ in range(2))
+        theirs = compute_hausdorff_distance(
+            *(torch.from_numpy(mask)[None, None].float() for mask in (one, other)),
+            percentile=95, spacing=(0.4, 0.7), include_background=True,
+        )  # fmt: skip
+        assert hd95(one, other, (0.4, 0.7)) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_lungs_that_were_not_found_do_not_better_the_mean(
+    phantom_sets: Path,
+) -> None:
+    (case,) = read_lung_index(phantom_sets / "lungs")[:1]
+    (result,) = measure_lungs(fake_pipeline(BlindSegmenter()).find_lungs, [case])
+    assert (result.dice, result.iou) == (0.0, 0.0)
+    assert result.hd95_px == pytest.approx(math.hypot(160, 144))
+
+
 def test_masks_are_compared_at_the_images_own_size(phantom_sets: Path, tmp_path: Path) -> None:
     cases = [
         LungCase(
@@ -337,7 +360,7 @@ def test_images_read_as_normal_are_left_out_where_the_index_tells(
     monkeypatch.setattr(
         evaluate,
         "load_classifiers",
-        lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
+        lambda *_, **__: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
     )
     cases = [c for c in read_finding_index(phantom_sets / "nih") if c.split == "test"]
     overread = [replace(c, rsna_normal=i < 3) for i, c in enumerate(cases)]
@@ -360,7 +383,7 @@ def test_doubtful_masks_are_counted_and_shown(
     monkeypatch.setattr(
         evaluate,
         "load_classifiers",
-        lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
+        lambda *_, **__: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
     )
     cases = [c for c in read_finding_index(phantom_sets / "nih") if c.split == "test"]
     masks = tmp_path / "masks"
@@ -448,7 +471,7 @@ def test_a_missing_column_and_an_empty_split_are_named(
     monkeypatch.setattr(
         evaluate,
         "load_classifiers",
-        lambda _: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
+        lambda *_, **__: {MaskingMode.NONE: tiny_classifier(MaskingMode.NONE)},
     )
     (tmp_path / "index.csv").write_text("image,Mass\na.png,1\n")
     out = ["--out", str(tmp_path / "out")]

@@ -308,5 +308,5 @@ def test_a_chain_runs_where_it_is_told(phantom_sets: Path) -> None:
     assert on_device(steps, "auto") == steps
     for step in on_device(steps, "cpu"):
         assert parsed(step).device == "cpu"
-    with pytest.raises(SettingError, match="no device 'banana'"):
+    with pytest.raises(SettingError, match="no device 'banana' here"):
         on_device(steps, "banana")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
+from cxrdemo.figure_names import FigureName
 from cxrdemo.labels import FINDING_KEYS, NOTICE, display_name
 from cxrdemo.results import Analysis, MaskingMode
 from cxrdemo.specs import CheckpointSpec, Estimate
@@ -151,7 +152,7 @@ def _figures_of_lungs(spec: CheckpointSpec | None) -> str:
     rows = "".join(
         f"<tr><th scope=row>{escape(_set_name(name))}</th><td>{_interval(figure)}</td></tr>"
         for name, figure in spec.metrics.items()
-        if name.startswith("dice_")
+        if FigureName.parse(name).measure == "dice"
     )
     return (
         "<h2>How good the lung mask is</h2><table><caption>Mean Dice on test patients, 95 % "
@@ -160,14 +161,12 @@ def _figures_of_lungs(spec: CheckpointSpec | None) -> str:
 
 
 def _set_name(metric: str) -> str:
-    key = metric.removeprefix("dice_")
+    key = FigureName.parse(metric).of
     return {"openist": "OpenIST"}.get(key, key.capitalize())
 
 
 def _interval(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "not measured"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n = {estimate.n})"
+    return "not measured" if estimate is None else estimate.words()
 
 
 def _provenance(analysis: Analysis) -> str:

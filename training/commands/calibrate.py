@@ -13,6 +13,7 @@ from pathlib import Path
 from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import resolve
+from cxrdemo.figure_names import FigureName
 from cxrdemo.labels import FINDING_KEYS, display_name
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import CheckpointSpec, Estimate
@@ -130,11 +131,9 @@ def _print_errors(name: str, before: Mapping[str, Estimate], after: Mapping[str,
     for key in (*FINDING_KEYS, "macro"):
         for measure, words in (("ece", "ECE"), ("brier", "Brier")):
             figures = (
-                ("bare sigmoid", before[f"{measure}_raw_{key}"]),
-                ("before", before[f"{measure}_{key}"]),
-                ("after", after[f"{measure}_{key}"]),
+                ("bare sigmoid", before[str(FigureName(f"{measure}_raw", key))]),
+                ("before", before[str(FigureName(measure, key))]),
+                ("after", after[str(FigureName(measure, key))]),
             )
-            cells = "; ".join(
-                f"{word} {f.value:.3f} ({f.low:.3f} to {f.high:.3f})" for word, f in figures
-            )
+            cells = "; ".join(f"{word} {f.words(count=False)}" for word, f in figures)
             print(f"  {display_name(key)} {words}, n={figures[0][1].n}: {cells}")

@@ -18,6 +18,7 @@ import torch
 from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import resolve
 from cxrdemo.errors import CheckpointError
+from cxrdemo.figure_names import WITHOUT_RSNA_NORMAL
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.pipeline import Pipeline
@@ -31,7 +32,6 @@ from training.engine.record import drawn_images
 from training.errors import DataError
 from training.images.stored_masks import read_quality, read_sides, reasons_of
 from training.measures.figures import (
-    WITHOUT_RSNA_NORMAL,
     classifier_figures,
     json_ready,
     lung_figures,
@@ -172,7 +172,7 @@ def _evaluate_findings(args: argparse.Namespace) -> Measured:
     rsna_normal = next(iter(outputs.values())).scores.rsna_normal
     subsets = [("", np.ones(len(cases), bool))]
     if rsna_normal.any() and not rsna_normal.all():
-        subsets.append((WITHOUT_RSNA_NORMAL, ~rsna_normal))
+        subsets.append((f"_{WITHOUT_RSNA_NORMAL}", ~rsna_normal))
     figures: dict[str, dict[str, Estimate]] = {}
     specs = {mode: c.spec.by_finding for mode, c in classifiers.items()}
     for suffix, chosen in subsets:

@@ -7,7 +7,6 @@ Then one table: `experiment.md`, `experiment.json` and `experiment.html`.
 
 import argparse
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from cxrdemo.figure_names import MACRO, WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import Estimate
@@ -26,20 +26,20 @@ from training.engine.record import drawn_images, read_record
 from training.engine.run_folder import RunFolder
 from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME
-from training.measures.figures import WITHOUT_RSNA_NORMAL, json_ready
+from training.measures.figures import json_ready
 from training.reports import page as report
 from training.sets.index import read_finding_index
 from training.writing import replacing
 
+MEAN: Final = str(FigureName("auroc", MACRO))
+
 COLUMNS: Final = {
-    "auroc_macro": "macro AUROC",
-    **{f"auroc_{key}": display_name(key) for key in FINDING_KEYS},
-    f"auroc_{NO_FINDING.key}": "No Finding, 1 - highest",
-    f"auroc_product_{NO_FINDING.key}": "No Finding, product",
+    MEAN: "macro AUROC",
+    **{str(FigureName("auroc", key)): display_name(key) for key in FINDING_KEYS},
+    str(FigureName("auroc", NO_FINDING.key)): "No Finding, 1 - highest",
+    str(FigureName("auroc_product", NO_FINDING.key)): "No Finding, product",
 }
 """Figures of the table, in order."""
-
-_VALUES: Final = ("value", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,11 @@ def write_table(
         path = group.evaluation / evaluate.METRICS_NAME
         figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
         rows += [_row(group, mode, figures[str(mode)]) for mode in modes]
-        for suffix in ("", WITHOUT_RSNA_NORMAL):
+        for suffix in ("", f"_{WITHOUT_RSNA_NORMAL}"):
             found = figures.get(f"differences{suffix}", {})
-            differences |= {f"{group.name}: {name}{suffix}": _read(v) for name, v in found.items()}
+            differences |= {
+                f"{group.name}: {name}{suffix}": Estimate.from_json(v) for name, v in found.items()
+            }
     tables = [
         report.Table("Test patients", *_figure_table(rows)),
         report.Table("Training", *_time_table(rows)),
@@ -256,7 +258,7 @@ def write_table(
         "differences": json_ready({"": differences})[""],
     }
     forest = report.forest(
-        [(f"{r.backbone}, {r.masking}, seed {r.seed}", r.figures["auroc_macro"]) for r in rows],
+        [(f"{r.backbone}, {r.masking}, seed {r.seed}", r.figures[MEAN]) for r in rows],
         caption="Macro AUROC on test patients, 95 % interval",
     )
     sections = [report.Section(t.title, "", (), table=t) for t in tables]
@@ -298,21 +300,16 @@ def _row(group: Group, mode: MaskingMode, figures: Mapping[str, Any]) -> Row:
         backbone=group.backbone,
         seed=group.seed,
         masking=str(mode),
-        figures={name: _read(figures[name]) for name in COLUMNS},
+        figures={name: Estimate.from_json(figures[name]) for name in COLUMNS},
         seconds=seconds,
         images_per_second=drawn / seconds if drawn and seconds else None,
     )
 
 
-def _read(figure: Mapping[str, Any]) -> Estimate:
-    value, low, high = (math.nan if figure[k] is None else figure[k] for k in _VALUES)
-    return Estimate(value, low, high, figure["n"])
-
-
 def _figure_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     head = ["backbone", "masking", "seed", *COLUMNS.values()]
     return head, [
-        [r.backbone, r.masking, str(r.seed), *(report.words(r.figures[name]) for name in COLUMNS)]
+        [r.backbone, r.masking, str(r.seed), *(r.figures[name].words() for name in COLUMNS)]
         for r in rows
     ]
 
@@ -347,4 +344,4 @@ def _time_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def _difference_table(
     differences: Mapping[str, Estimate],
 ) -> tuple[list[str], list[list[str]]]:
-    return ["difference", "value"], [[n, report.words(v)] for n, v in differences.items()]
+    return ["difference", "value"], [[n, v.words()] for n, v in differences.items()]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from cxrdemo.checkpoints import CheckpointStore, file_sha256, load_strictly, read_weights
 from cxrdemo.classifier import FindingClassifier, build_network, keep_outputs, output_layer
 from cxrdemo.devices import resolve
+from cxrdemo.figure_names import FigureName
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN
@@ -223,7 +224,7 @@ def _publish_segmenter(
             name: figure
             for name, figure in figures.items()
             # A set that states no pixel spacing has no distance in mm.
-            if not name.startswith("images_per_second_") and not np.isnan(figure.value)
+            if FigureName.parse(name).measure != "images_per_second" and not np.isnan(figure.value)
         },
         samples=count_samples(args.data, cases),
         notes=tuple(f"Among the worst: {r.case.name}, Dice {r.dice:.3f}" for r in worst),

@@ -11,10 +11,11 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
+from cxrdemo.figure_names import WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 from training.errors import DataError
-from training.measures.figures import WITHOUT_RSNA_NORMAL, classifier_figures, ranking_figures
+from training.measures.figures import classifier_figures, ranking_figures
 from training.measures.scoring import HEAT, Outputs
 
 THRESHOLD_RULE: Final = "largest sensitivity + specificity on the validation patients"
@@ -24,7 +25,16 @@ MIN_CASES: Final = 8
 """Fewer positives or negatives say nothing of a threshold that keeps nine in ten of them."""
 
 WORSE_THAN_CHANCE: Final = "0.5; not calibrated: ranked worse than chance on validation"
-CARD_MEASURES: Final = ("auroc", "ap", "ece_raw", "ece", "brier_raw", "brier", *HEAT)
+CARD_MEASURES: Final = (
+    "auroc",
+    "auroc_product",
+    "ap",
+    "ece_raw",
+    "ece",
+    "brier_raw",
+    "brier",
+    *HEAT,
+)
 
 Column = tuple[NDArray[np.float64], NDArray[np.bool_]]
 """Logits and truth of one finding, over the images whose label is known."""
@@ -97,14 +107,14 @@ def with_figures(
         name: figure
         for name, figure in figures.items()
         # A card has no room for what is not defined, such as where heat lies without masks.
-        if name.startswith(tuple(f"{measure}_" for measure in CARD_MEASURES))
+        if FigureName.parse(name).measure in CARD_MEASURES
         and figure.n
         and not math.isnan(figure.value)
     }
     clean = ~test.scores.rsna_normal
     if not clean.all():
         metrics |= {
-            f"{name}{WITHOUT_RSNA_NORMAL}": figure
+            str(replace(FigureName.parse(name), subset=WITHOUT_RSNA_NORMAL)): figure
             for name, figure in ranking_figures(
                 test.subset(clean), labels, resamples=resamples
             ).items()
@@ -117,15 +127,15 @@ def _with_rates(label: LabelSpec, figures: Mapping[str, Estimate]) -> LabelSpec:
     others = tuple(
         replace(
             point,
-            sensitivity=figures[f"sensitivity at {point.name}_{label.key}"],
-            specificity=figures[f"specificity at {point.name}_{label.key}"],
+            sensitivity=figures[str(FigureName("sensitivity", label.key, point.name))],
+            specificity=figures[str(FigureName("specificity", label.key, point.name))],
         )
         for point in label.others
     )
     return replace(
         label,
-        sensitivity=figures[f"sensitivity_{label.key}"],
-        specificity=figures[f"specificity_{label.key}"],
+        sensitivity=figures[str(FigureName("sensitivity", label.key))],
+        specificity=figures[str(FigureName("specificity", label.key))],
         others=others,
     )
 

@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrdemo.figure_names import MACRO, FigureName
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import Estimate, LabelSpec
@@ -52,8 +53,7 @@ def classifier_figures(
     scored = scored_columns(outputs)
     # The default operating point has no words of its own in a figure's name.
     thresholds = [
-        {f" at {p.name}" if i else "": p.threshold for i, p in enumerate(label.points)}
-        for label in labels
+        {p.name if i else "": p.threshold for i, p in enumerate(label.points)} for label in labels
     ]
 
     def statistics(rows: NDArray[np.intp]) -> dict[str, float]:
@@ -69,36 +69,41 @@ def classifier_figures(
                 "brier": brier(truth, calibrated[seen, k]),
             }
             of_label |= {name: known_mean(heat[rows, k]) for name, heat in outputs.heat.items()}
-            for measure, threshold in thresholds[k].items():
-                at = rates(truth, calibrated[seen, k] >= threshold)
-                of_label |= {f"{rate}{measure}": value for rate, value in at.items()}
-            values |= {f"{measure}_{key}": value for measure, value in of_label.items()}
-        values |= {f"auroc_{k}": v for k, v in _aurocs(outputs, calibrated, rows).items()}
+            for point, threshold in thresholds[k].items():
+                called = rates(truth, calibrated[seen, k] >= threshold)
+                of_label |= {
+                    FigureName(rate, at=point).row: value for rate, value in called.items()
+                }
+            values |= {str(FigureName(row, key)): value for row, value in of_label.items()}
+        values |= _aurocs(outputs, calibrated, rows)
         for measure in (*ALONE, *outputs.heat):
-            each = [values[f"{measure}_{FINDING_KEYS[k]}"] for k in scored]
-            values[f"{measure}_macro"] = float(np.mean(each)) if each else float("nan")
+            each = [values[str(FigureName(measure, FINDING_KEYS[k]))] for k in scored]
+            values[str(FigureName(measure, MACRO))] = float(np.mean(each)) if each else float("nan")
         values["lung_area"] = known_mean(outputs.lung_area[rows])
         values["images_per_second"] = float(1.0 / outputs.seconds[rows].mean())
         return values
 
     normals = int((scores.no_finding & known[:, -1]).sum())
     images = len(scores.patients)
-    counts = {f"{measure}_macro": images for measure in (*ALONE, *outputs.heat)} | {
-        "auroc_No_Finding": normals,
-        "auroc_product_No_Finding": normals,
+    counts = {str(FigureName(measure, MACRO)): images for measure in (*ALONE, *outputs.heat)} | {
+        str(FigureName("auroc", NO_FINDING.key)): normals,
+        str(FigureName("auroc_product", NO_FINDING.key)): normals,
         "lung_area": int((~np.isnan(outputs.lung_area)).sum()),
         "images_per_second": images,
     }
     for k, key in enumerate(FINDING_KEYS):
         seen = int(known[:, k].sum())
         positives = int((scores.labels[:, k] & known[:, k]).sum())
-        counts |= {f"{measure}_{key}": seen for measure in ALONE}
-        counts |= {f"{measure}_{key}": positives for measure in ("auroc", "ap")}
+        counts |= {str(FigureName(measure, key)): seen for measure in ALONE}
+        counts |= {str(FigureName(measure, key)): positives for measure in ("auroc", "ap")}
         for at in thresholds[k]:
-            counts |= {f"sensitivity{at}_{key}": positives}
-            counts |= {f"specificity{at}_{key}": seen - positives, f"lr{at}_{key}": seen}
+            counts |= {
+                str(FigureName("sensitivity", key, at)): positives,
+                str(FigureName("specificity", key, at)): seen - positives,
+                str(FigureName("lr", key, at)): seen,
+            }
         for name, heat in outputs.heat.items():
-            counts[f"{name}_{key}"] = int((~np.isnan(heat[:, k])).sum())
+            counts[str(FigureName(name, key))] = int((~np.isnan(heat[:, k])).sum())
     return bootstrap(scores.patients, statistics, counts, resamples=resamples)
 
 
@@ -110,11 +115,10 @@ def ranking_figures(
     The same figures as those of `classifier_figures` that begin with `auroc`.
     """
     calibrated = probabilities(outputs.scores, labels)
-    counts = {f"auroc_{name}": n for name, n in _auroc_counts(outputs).items()}
     return bootstrap(
         outputs.scores.patients,
-        lambda rows: {f"auroc_{k}": v for k, v in _aurocs(outputs, calibrated, rows).items()},
-        counts,
+        lambda rows: _aurocs(outputs, calibrated, rows),
+        _auroc_counts(outputs),
         resamples=resamples,
     )
 
@@ -142,17 +146,17 @@ def paired_differences(
     def statistics(rows: NDArray[np.intp]) -> dict[str, float]:
         each = {mode: _aurocs(one, calibrated[mode], rows) for mode, one in outputs.items()}
         return {
-            f"auroc_{a}_less_{b}_{name}": each[a][name] - each[b][name]
-            for a, b in pairs
-            for name in each[a]
+            _less(a, b, name): each[a][name] - each[b][name] for a, b in pairs for name in each[a]
         }
 
-    counts = {
-        f"auroc_{a}_less_{b}_{name}": n
-        for a, b in pairs
-        for name, n in _auroc_counts(first).items()
-    }
+    counts = {_less(a, b, name): n for a, b in pairs for name, n in _auroc_counts(first).items()}
     return bootstrap(first.scores.patients, statistics, counts, resamples=resamples)
+
+
+def _less(one: MaskingMode, other: MaskingMode, name: str) -> str:
+    """The name of a figure's difference between two maskings."""
+    figure = FigureName.parse(name)
+    return str(replace(figure, measure=f"{figure.measure}_{one}_less_{other}"))
 
 
 def lung_figures(
@@ -163,7 +167,9 @@ def lung_figures(
     for dataset in dict.fromkeys(result.case.dataset for result in results):
         chosen = [result for result in results if result.case.dataset == dataset]
         values = {
-            f"{measure}_{dataset}": np.array([getattr(result, measure) for result in chosen])
+            str(FigureName(measure, dataset)): np.array(
+                [getattr(result, measure) for result in chosen]
+            )
             for measure in ("dice", "iou", "hd95_px", "hd95_mm")
         }
         seconds = np.array([result.seconds for result in chosen])
@@ -172,7 +178,7 @@ def lung_figures(
             rows: NDArray[np.intp],
             values: Mapping[str, NDArray[np.float64]] = values,
             seconds: NDArray[np.float64] = seconds,
-            speed: str = f"images_per_second_{dataset}",
+            speed: str = str(FigureName("images_per_second", dataset)),
         ) -> dict[str, float]:
             means = {name: known_mean(value[rows]) for name, value in values.items()}
             return {**means, speed: float(1.0 / seconds[rows].mean())}
@@ -193,27 +199,31 @@ def scored_columns(outputs: Outputs) -> list[int]:
 def _aurocs(
     outputs: Outputs, calibrated: NDArray[np.float64], rows: NDArray[np.intp]
 ) -> dict[str, float]:
-    """AUROC by finding, their mean, and No Finding's, scored in both ways."""
-    values = {key: _known_auroc(outputs, k, rows) for k, key in enumerate(FINDING_KEYS)}
-    each = [values[FINDING_KEYS[k]] for k in scored_columns(outputs)]
+    """AUROC of each finding, their mean, and No Finding's, scored in both ways, by name."""
+    found = [_known_auroc(outputs, k, rows) for k in range(len(FINDING_KEYS))]
+    each = [found[k] for k in scored_columns(outputs)]
     seen = rows[outputs.known[rows, -1]]
     normal, chances = outputs.scores.no_finding[seen], calibrated[seen]
-    return values | {
-        "macro": float(np.mean(each)) if each else math.nan,
-        NO_FINDING.key: auroc(normal, 1.0 - chances.max(axis=1)),
-        f"product_{NO_FINDING.key}": auroc(normal, (1.0 - chances).prod(axis=1)),
+    values = {
+        **{FigureName("auroc", key): found[k] for k, key in enumerate(FINDING_KEYS)},
+        FigureName("auroc", MACRO): float(np.mean(each)) if each else math.nan,
+        FigureName("auroc", NO_FINDING.key): auroc(normal, 1.0 - chances.max(axis=1)),
+        FigureName("auroc_product", NO_FINDING.key): auroc(normal, (1.0 - chances).prod(axis=1)),
     }
+    return {str(name): value for name, value in values.items()}
 
 
 def _auroc_counts(outputs: Outputs) -> dict[str, int]:
     """The n of what `_aurocs` gives."""
     positives = (outputs.scores.labels & outputs.known[:, :-1]).sum(axis=0)
     normals = int((outputs.scores.no_finding & outputs.known[:, -1]).sum())
-    return {key: int(positives[k]) for k, key in enumerate(FINDING_KEYS)} | {
-        "macro": len(outputs.scores.patients),
-        NO_FINDING.key: normals,
-        f"product_{NO_FINDING.key}": normals,
+    counts = {
+        **{FigureName("auroc", key): int(positives[k]) for k, key in enumerate(FINDING_KEYS)},
+        FigureName("auroc", MACRO): len(outputs.scores.patients),
+        FigureName("auroc", NO_FINDING.key): normals,
+        FigureName("auroc_product", NO_FINDING.key): normals,
     }
+    return {str(name): count for name, count in counts.items()}
 
 
 def _known_auroc(outputs: Outputs, column: int, rows: NDArray[np.intp]) -> float:
@@ -232,6 +242,3 @@ def json_ready(
         }
         for group, of_group in figures.items()
     }
-
-
-WITHOUT_RSNA_NORMAL: Final = "_without_rsna_normal"

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.figure_names import FigureName
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lesions import MASS, NODULE, VISIBLE, LesionKind, add_opacity, opacity_of
@@ -156,35 +157,39 @@ def planted_figures(
     beside the lungs. Alone they are of the highest of `CONTRASTS`; the others are named by size and
     contrast, such as `planted_hit at contrast 0.2, small_Mass`.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, str, str], list[int]] = {}
     for row, trial in enumerate(trials):
         size = "small" if trial.is_small else "large"
         of = "planted" if trial.is_inside else "control"
         if trial.contrast == CONTRASTS[-1]:
-            groups.setdefault(f"{of}_{{}}_{trial.key}", []).append(row)
+            groups.setdefault((of, trial.key, ""), []).append(row)
         if trial.is_inside:
-            name = f"{of}_{{}} at contrast {trial.contrast:g}, {size}_{trial.key}"
-            groups.setdefault(name, []).append(row)
+            condition = f"contrast {trial.contrast:g}, {size}"
+            groups.setdefault((of, trial.key, condition), []).append(row)
     columns = {
         measure: np.array([getattr(trial, measure) for trial in trials], np.float64)
         for measure in ("rise", "crossed", "hit")
     }
-    members = {name: np.isin(np.arange(len(trials)), rows) for name, rows in groups.items()}
+    members = {group: np.isin(np.arange(len(trials)), rows) for group, rows in groups.items()}
+
+    def named(measure: str, group: tuple[str, str, str]) -> str:
+        of, key, condition = group
+        return str(FigureName(f"{of}_{measure}", key, condition))
 
     def statistics(rows: NDArray[np.intp]) -> dict[str, float]:
         values = {}
-        for name, member in members.items():
+        for group, member in members.items():
             chosen = rows[member[rows]]
-            values[name.format("rise")] = _median(columns["rise"][chosen])
-            values[name.format("crossing")] = known_mean(columns["crossed"][chosen])
-            if name.startswith("planted"):
-                values[name.format("hit")] = known_mean(columns["hit"][chosen])
+            values[named("rise", group)] = _median(columns["rise"][chosen])
+            values[named("crossing", group)] = known_mean(columns["crossed"][chosen])
+            if group[0] == "planted":
+                values[named("hit", group)] = known_mean(columns["hit"][chosen])
         return values
 
     counts = {}
-    for name, member in members.items():
-        counts[name.format("rise")] = counts[name.format("hit")] = int(member.sum())
-        counts[name.format("crossing")] = int((~np.isnan(columns["crossed"][member])).sum())
+    for group, member in members.items():
+        counts[named("rise", group)] = counts[named("hit", group)] = int(member.sum())
+        counts[named("crossing", group)] = int((~np.isnan(columns["crossed"][member])).sum())
     if not trials:
         return {}
     return bootstrap([t.patient for t in trials], statistics, counts, resamples=resamples)
@@ -220,9 +225,13 @@ def box_figures(
     for key, values in hits.items():
         n = len(values)
         interval = binomtest(sum(values), n).proportion_ci(method="exact")
-        found[f"box_hit_{key}"] = Estimate(sum(values) / n, interval.low, interval.high, n)
+        found[str(FigureName("box_hit", key))] = Estimate(
+            sum(values) / n, interval.low, interval.high, n
+        )
         spread = chances[key]
-        found[f"box_chance_{key}"] = Estimate(float(np.mean(spread)), min(spread), max(spread), n)
+        found[str(FigureName("box_chance", key))] = Estimate(
+            float(np.mean(spread)), min(spread), max(spread), n
+        )
     return found
 
 

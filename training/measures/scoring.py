@@ -109,7 +109,8 @@ class LungResult:
         case: Of which image.
         dice: 0..1.
         iou: 0..1.
-        hd95_px: 95th percentile Hausdorff distance in pixels of the file; NaN if nothing was found.
+        hd95_px: 95th percentile Hausdorff distance in pixels of the file; the image's diagonal if
+            nothing was found, so that a failure does not better the mean.
         hd95_mm: The same in mm; NaN also where the file states no pixel spacing.
         seconds: For finding the lungs in an image that is read.
     """
@@ -209,12 +210,22 @@ def measure_lungs(
                 case=case,
                 dice=2 * shared / int(predicted.sum() + truth.sum()),
                 iou=shared / int((predicted | truth).sum()),
-                hd95_px=hd95(predicted, truth),
-                hd95_mm=math.nan if spacing is None else hd95(predicted, truth, spacing),
+                hd95_px=_distance(predicted, truth, (1.0, 1.0)),
+                hd95_mm=math.nan if spacing is None else _distance(predicted, truth, spacing),
                 seconds=seconds,
             )
         )
     return results
+
+
+def _distance(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: tuple[float, float]
+) -> float:
+    """HD95, and the largest distance there is in the image where nothing was found."""
+    if not predicted.any():
+        height, width = truth.shape
+        return math.hypot(height * spacing[0], width * spacing[1])
+    return hd95(predicted, truth, spacing)
 
 
 def load_classifiers(

@@ -7,15 +7,16 @@ compares the bundled cards with their entries.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.figure_names import MACRO, WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.specs import CheckpointSpec, Estimate, Sample
-from training.measures.figures import WITHOUT_RSNA_NORMAL
 from training.measures.places import CONTRASTS
 from training.sets.index import SPLITS, FindingCase, LungCase
 from training.sets.tables import read_table
@@ -207,8 +208,8 @@ def _lung_figures(spec: CheckpointSpec) -> str:
     }
     rows = []
     for name, estimate in spec.metrics.items():
-        measure = max((m for m in names if name.startswith(f"{m}_")), key=len)
-        rows.append((name.removeprefix(f"{measure}_"), names[measure], *_cells(estimate)))
+        figure = FigureName.parse(name)
+        rows.append((figure.of, names[figure.measure], *_cells(estimate)))
     return (
         "## Figures on test patients\n\nOf the automatic mask at the image's own size; 95 % "
         "bootstrap intervals over patients; n images.\n\n"
@@ -217,29 +218,34 @@ def _lung_figures(spec: CheckpointSpec) -> str:
 
 
 def _finding_figures(spec: CheckpointSpec) -> str:
-    named = [
-        *((key, display_name(key)) for key in FINDING_KEYS),
-        ("macro", "mean of the five"),
-        (NO_FINDING.key, "No Finding, 1 - highest"),
-        (f"product_{NO_FINDING.key}", "No Finding, product of complements"),
-    ]
-    columns = [
-        ("AUROC", "auroc_{}"),
-        ("AUROC without `rsna_normal`", f"auroc_{{}}{WITHOUT_RSNA_NORMAL}"),
-        ("average precision", "ap_{}"),
-    ]
-    used = [c for c in columns if any(c[1].format(key) in spec.metrics for key, _ in named)]
+    named = {
+        **{FigureName("", key): display_name(key) for key in FINDING_KEYS},
+        FigureName("", MACRO): "mean of the five",
+        FigureName("", NO_FINDING.key): "No Finding, 1 - highest",
+        FigureName("_product", NO_FINDING.key): "No Finding, product of complements",
+    }
+    columns = {
+        "AUROC": FigureName("auroc"),
+        "AUROC without `rsna_normal`": FigureName("auroc", subset=WITHOUT_RSNA_NORMAL),
+        "average precision": FigureName("ap"),
+    }
+
+    def figure(row: FigureName, column: FigureName) -> Estimate | None:
+        name = replace(column, measure=column.measure + row.measure, of=row.of)
+        return spec.metrics.get(str(name))
+
+    used = {w: c for w, c in columns.items() if any(figure(row, c) for row in named)}
     rows = [
-        (name, *(_in_words(spec.metrics.get(pattern.format(key)), 3) for _, pattern in used))
-        for key, name in named
-        if any(pattern.format(key) in spec.metrics for _, pattern in used)
+        (words, *(_in_words(figure(row, column), 3) for column in used.values()))
+        for row, words in named.items()
+        if any(figure(row, column) for column in used.values())
     ]
     text = (
         "## Figures on test patients\n\nWith 95 % bootstrap intervals over patients; n images with "
         "the finding, of the mean n images. 0.5 is a chance AUROC; the chance average precision "
-        "is the share of positives.\n\n" + _table(("finding", *(c[0] for c in used)), rows)
+        "is the share of positives.\n\n" + _table(("finding", *used), rows)
     )
-    if any(name.endswith(WITHOUT_RSNA_NORMAL) for name in spec.metrics):
+    if any(FigureName.parse(name).subset for name in spec.metrics):
         text += (
             "\n`rsna_normal` images were read as normal by the RSNA challenge's radiologists, "
             "whatever their label says.\n"
@@ -263,13 +269,13 @@ def _places(spec: CheckpointSpec) -> str:
         "heat_in_kept": "heat in what was given",
         "cam_in_lung": "heat in the lungs",
     }
-    shown = [name for name in heat if f"{name}_macro" in spec.metrics]
+    shown = [name for name in heat if str(FigureName(name, MACRO)) in spec.metrics]
     if not shown:
         return ""
     rows = [
         (
             "mean of the five" if key == "macro" else display_name(key),
-            *(_in_words(spec.metrics.get(f"{name}_{key}"), 2) for name in shown),
+            *(_in_words(spec.metrics.get(str(FigureName(name, key))), 2) for name in shown),
         )
         for key in (*FINDING_KEYS, "macro")
     ]
@@ -278,7 +284,7 @@ def _places(spec: CheckpointSpec) -> str:
         "the mean n images). A cell is in a region from half of it on.\n\n"
         + _table(("finding", *(heat[name] for name in shown)), rows)
     )
-    planted = [key for key in FINDING_KEYS if f"planted_hit_{key}" in spec.metrics]
+    planted = [key for key in FINDING_KEYS if str(FigureName("planted_hit", key)) in spec.metrics]
     if planted:
         measures = {
             "planted_hit": "hottest cell on it",
@@ -287,18 +293,15 @@ def _places(spec: CheckpointSpec) -> str:
             "control_rise": "rise, planted beside the lungs",
             "control_crossing": "newly called, beside the lungs",
         }
-        conditions = [
-            name.removeprefix("planted_hit").removesuffix(f"_{planted[0]}")
-            for name in spec.metrics
-            if name.startswith("planted_hit") and name.endswith(f"_{planted[0]}")
-        ]
+        names = [FigureName.parse(name) for name in spec.metrics]
+        conditions = [n.at for n in names if (n.measure, n.of) == ("planted_hit", planted[0])]
         rows = [
             (
                 display_name(key),
-                condition.removeprefix(" at ") or f"all, contrast {CONTRASTS[-1]:g}",
+                condition or f"all, contrast {CONTRASTS[-1]:g}",
                 *(
                     _in_words(spec.metrics[name], 2)
-                    if (name := f"{measure}{condition}_{key}") in spec.metrics
+                    if (name := str(FigureName(measure, key, condition))) in spec.metrics
                     else ""
                     for measure in measures
                 ),
@@ -311,11 +314,11 @@ def _places(spec: CheckpointSpec) -> str:
             "trials. On it: within half a cell.\n\n"
             + _table(("planted", "which", *measures.values()), rows)
         )
-    boxes = [key for key in FINDING_KEYS if f"box_hit_{key}" in spec.metrics]
+    boxes = [key for key in FINDING_KEYS if str(FigureName("box_hit", key)) in spec.metrics]
     lines = [
         f"{display_name(key)}: hottest cell on the box "
-        f"{_in_words(spec.metrics[f'box_hit_{key}'], 2)}; a random kept cell "
-        f"{spec.metrics[f'box_chance_{key}'].value:.2f}"
+        f"{_in_words(spec.metrics[str(FigureName('box_hit', key))], 2)}; a random kept cell "
+        f"{spec.metrics[str(FigureName('box_chance', key))].value:.2f}"
         for key in boxes
     ]
     if lines:
@@ -325,20 +328,20 @@ def _places(spec: CheckpointSpec) -> str:
 
 def _calibration(spec: CheckpointSpec) -> str:
     measures = ("ece_raw", "ece", "brier_raw", "brier")
-    keys = [key for key in (*FINDING_KEYS, "macro") if f"ece_{key}" in spec.metrics]
+    keys = [key for key in (*FINDING_KEYS, "macro") if str(FigureName("ece", key)) in spec.metrics]
     if not keys:
         return ""
     rows = [
         (
             "mean of the five" if key == "macro" else display_name(key),
             *(
-                _in_words(spec.metrics.get(f"{measure}_{key}"), 3, count=False)
+                _in_words(spec.metrics.get(str(FigureName(measure, key))), 3, count=False)
                 for measure in measures
             ),
         )
         for key in keys
     ]
-    n = spec.metrics[f"ece_{keys[0]}"].n
+    n = spec.metrics[str(FigureName("ece", keys[0]))].n
     return (
         f"## Calibration on test patients\n\nExpected calibration error and Brier score before "
         f"(bare sigmoid) and after calibration; n = {n} images. Resampling raises an ECE a little, "
@@ -400,7 +403,4 @@ def _cells(estimate: Estimate) -> tuple[str, str, str]:
 
 
 def _in_words(estimate: Estimate | None, digits: int, *, count: bool = True) -> str:
-    if estimate is None:
-        return "not measured"
-    value, low, high = (f"{v:.{digits}f}" for v in (estimate.value, estimate.low, estimate.high))
-    return f"{value} ({low} to {high}{f', n={estimate.n}' if count else ''})"
+    return "not measured" if estimate is None else estimate.words(digits, count=count)

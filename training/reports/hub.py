@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from cxrdemo.checkpoints import MANIFEST_NAME, CheckpointStore
 from cxrdemo.errors import CheckpointError
+from cxrdemo.figure_names import MACRO, FigureName
 from cxrdemo.hub import HUB_PATTERNS, HUB_UNREACHABLE
 from cxrdemo.labels import display_name
 from cxrdemo.specs import CheckpointSpec
@@ -132,11 +133,11 @@ def _results(spec: CheckpointSpec) -> list[EvalResult]:
     sample = spec.samples.get("test")
     found = []
     for name, estimate in spec.metrics.items():
-        measure, _, column = name.partition("_")
-        if (spec.labels and name != "auroc_macro") or measure not in ("auroc", "dice"):
+        figure = FigureName.parse(name)
+        if figure not in (FigureName("auroc", MACRO), FigureName("dice", figure.of)):
             continue
         # A segmenter has a figure per set, a classifier one for all sets together.
-        data = display_name(column)
+        data = display_name(figure.of)
         if spec.labels:
             data = sample.data if sample else "test patients"
         found.append(
@@ -146,7 +147,7 @@ def _results(spec: CheckpointSpec) -> list[EvalResult]:
                 dataset_type=_slug(data),
                 dataset_name=data,
                 dataset_split="test",
-                metric_type=measure,
+                metric_type=figure.measure,
                 metric_value=round(estimate.value, 3),
                 metric_name=f"{spec.name}: {'macro AUROC' if spec.labels else 'mean Dice'}, "
                 f"{estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n}",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cxrdemo.figure_names import WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import display_name
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import Estimate
@@ -163,7 +164,7 @@ def make_page(
         _facts_table(facts),
     ]
     for group, of_group in figures.items():
-        stem = group.removesuffix("_without_rsna_normal")
+        stem = group.removesuffix(f"_{WITHOUT_RSNA_NORMAL}")
         parts.append(f"<h2>{escape(group)}</h2>")
         parts += [f"<p>{escape(GROUPS[stem])}</p>"] if stem in GROUPS else []
         parts.append(_figures_table(of_group, columns))
@@ -192,13 +193,6 @@ def cell(estimate: Estimate) -> str:
         f'{estimate.value:.3f}<br><span class="interval">{estimate.low:.3f} to '
         f"{estimate.high:.3f}<br>n = {estimate.n}</span>"
     )
-
-
-def words(estimate: Estimate) -> str:
-    """A figure in a table of words: value, interval, n."""
-    if math.isnan(estimate.value):
-        return f"not defined (n={estimate.n})"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
 
 
 def markdown_table(table: Table) -> str:
@@ -344,13 +338,12 @@ def _word_table(table: Table) -> str:
 
 
 def _figures_table(figures: Mapping[str, Estimate], columns: Sequence[str]) -> str:
-    """A row per measure, a column per suffix; figures without a suffix in a column of their own."""
+    """A row per measure, a column per finding or set; what is of neither in a column of its own."""
     table: dict[str, dict[str, Estimate]] = {}
     for name, estimate in figures.items():
-        # The longest suffix wins: a data set's name may end in another's.
-        fitting = [column for column in columns if name.endswith(f"_{column}")]
-        column = max(fitting, key=len, default="")
-        table.setdefault(name.removesuffix(f"_{column}") if column else name, {})[column] = estimate
+        figure = FigureName.parse(name)
+        column, measure = (figure.of, figure.row) if figure.of in columns else ("", name)
+        table.setdefault(measure, {})[column] = estimate
     used = [c for c in ("", *columns) if any(c in row for row in table.values())]
     head = "".join(f"<th>{escape(display_name(column)) or 'all'}</th>" for column in used)
     body = []
