@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +26,18 @@ CARD = (
 )  # fmt: skip
 """WebGL without a graphics card: what the card would do takes time, but not the page's thread's."""
 
-SCREENS = {"1440 x 900 at 1x": (1440, 900, 1), "3840 x 2160 at 2x": (3840, 2160, 2)}
+RENDERERS = {
+    "a graphics card": """
+        const ask = WebGL2RenderingContext.prototype.getParameter;
+        WebGL2RenderingContext.prototype.getParameter = function (name) {
+          const value = ask.call(this, name);
+          return typeof value === "string" ? "a card" : value;
+        };""",
+    "canvas": "",
+}
+"""The viewer leaves a program that stands in for a card alone, unless it has another name."""
+
+SCREENS = {"1440 x 900 at 1x": (1440, 900, 1), "a 4K screen at 2x": (1920, 1080, 2)}
 TOGGLES = {
     "masking": "123", "finding": ["ArrowDown"], "heat": "h", "outline": "m", "invert": "i",
     "scale of the heat": "u", "turn": "t", "mirror": "j",
@@ -128,25 +140,28 @@ def gestures(setting: Setting) -> list[Row]:
     rows = []
     with _server("torch"), _chromium(CARD) as chromium:
         _until_served()
-        for screen, (width, height, ratio) in SCREENS.items():
+        for (screen, (width, height, ratio)), (drawn, script) in product(
+            SCREENS.items(), RENDERERS.items()
+        ):
             context = chromium.new_context(
                 viewport={"width": width, "height": height}, device_scale_factor=ratio
             )
             tab = context.new_page()
+            tab.add_init_script(script)
             _read_once(tab, setting)
             costs = {name: _cost(tab, steps) for name, steps in _steps(tab).items()}
             context.close()
-            every = [cpu for cpus, _ in costs.values() for cpu in cpus]
-            slowest = max(costs, key=lambda name: median(costs[name][0]))
+            medians = {name: median(cpus) for name, (cpus, _) in costs.items()}
+            slowest = max(medians, key=lambda name: medians[name])
+            every = tuple(cpu for cpus, _ in costs.values() for cpu in cpus)
             frames = [count for _, counts in costs.values() for count in counts]
             rows.append(
                 Row(
-                    f"browser: a toggle or a step of a drag, {screen}", "a frame of 1/60 s",
-                    f"{Timing(tuple(every))} of the page's thread",
-                    f"<= {1000 * FRAME_S:.1f} ms for each of them",
-                    max(median(cpus) for cpus, _ in costs.values()) <= FRAME_S,
+                    f"browser: a toggle or a step of a drag, {screen}, by {drawn}", "-",
+                    f"{Timing(every)} of the page's thread", f"each <= {1000 * FRAME_S:.1f} ms",
+                    medians[slowest] <= FRAME_S,
                     {name: {"cpu_s": cpus, "frames": n} for name, (cpus, n) in costs.items()},
-                    f"slowest: {slowest}, {Timing(tuple(costs[slowest][0]))}; drawn in"
+                    f"slowest: {slowest}, {Timing(tuple(costs[slowest][0]))}; drawn within"
                     f" {median(frames):.0f} frame(s), at most {max(frames)}",
                 )
             )  # fmt: skip
@@ -159,12 +174,12 @@ def _steps(tab: Any) -> dict[str, list[Callable[[], object]]]:
     def press(key: str) -> Callable[[], object]:
         return lambda: tab.keyboard.press(key)
 
-    steps = {name: [press(key) for _ in range(6) for key in keys] for name, keys in TOGGLES.items()}
+    steps = {name: [press(key) for _ in range(4) for key in keys] for name, keys in TOGGLES.items()}
     box = tab.locator(".cxv-film").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
     def drag(before: list[Callable[[], object]]) -> list[Callable[[], object]]:
-        moves = [lambda i=i: tab.mouse.move(x + 5 * i, y + 3 * i) for i in range(1, 13)]
+        moves = [lambda i=i: tab.mouse.move(x + 5 * i, y + 3 * i) for i in range(1, 9)]
         return [*before, lambda: tab.mouse.move(x, y), tab.mouse.down, *moves, tab.mouse.up]
 
     steps["window"] = drag([])

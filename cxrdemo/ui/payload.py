@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cxrdemo.labels import FINDINGS
 from cxrdemo.masking import margin_levels
-from cxrdemo.radiograph import Radiograph
+from cxrdemo.radiograph import Radiograph, Source
 from cxrdemo.rendering import (
     HEAT_COLOURS,
     SIDE_COLOURS,
@@ -55,6 +55,14 @@ PROBED_MARGINS: Final = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.20)
 """Where the tightness curve is measured."""
 
 
+class WindowPart(TypedDict):
+    """A window of the file's header, its level and width as shares of the picture's range."""
+
+    name: str
+    level: float
+    width: float
+
+
 class ImagePart(TypedDict):
     """The picture that is sent first.
 
@@ -65,6 +73,9 @@ class ImagePart(TypedDict):
         native: Width and height of the image as read.
         bits: Of a sample of the file.
         spacing: Millimetres per pixel of the picture sent; None where the file gives none.
+        range: The file's own values that black and white stand for; None where they are unknown.
+        windows: Of the file, beside the one it was read with, where the picture can show them.
+        sides: Whether the file says where the patient's right is: "header" or "assumed".
     """
 
     url: str
@@ -73,6 +84,9 @@ class ImagePart(TypedDict):
     native: list[int]
     bits: int
     spacing: float | None
+    range: list[float] | None
+    windows: list[WindowPart]
+    sides: str
 
 
 class FinePart(TypedDict):
@@ -283,10 +297,40 @@ def image_part(analysis: Analysis) -> Payload:
             "native": list(source.hw[::-1]),
             "bits": source.source.bit_depth,
             "spacing": None if shown.spacing_mm is None else shown.spacing_mm[0],
+            "range": _range(source.source),
+            "windows": _windows(source.source),
+            "sides": source.source.sides,
         },
         "colours": HEAT_COLOURS.ravel().tolist(),
         "sideColours": {str(int(side)): list(colour) for side, colour in SIDE_COLOURS.items()},
     }
+
+
+def _range(source: Source) -> list[float] | None:
+    """Values of black and white: of a file whose low values are dense, the higher one is black."""
+    if source.window is None:
+        return None
+    return list(source.window[::-1] if source.inverted else source.window)
+
+
+def _windows(source: Source) -> list[WindowPart]:
+    """The header's other windows, without those that reach beyond what the picture has kept."""
+    ends = _range(source)
+    if ends is None or ends[0] == ends[1]:
+        return []
+    black, span = ends[0], ends[1] - ends[0]
+    found: list[WindowPart] = [
+        {"name": name, "level": (centre - black) / span, "width": abs(width / span)}
+        for name, centre, width in source.windows[1:]
+    ]
+    slack = 0.005
+    return [
+        window
+        for window in found
+        if slack < window["width"] < 1
+        and window["level"] - window["width"] / 2 >= -slack
+        and window["level"] + window["width"] / 2 <= 1 + slack
+    ]
 
 
 def fine_part(radiograph: Radiograph) -> Payload:

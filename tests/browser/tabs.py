@@ -43,13 +43,16 @@ class Watched:
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
-    def open(self, options: dict[str, Any] = DESKTOP, *, query: str = "") -> Any:
+    def open(self, options: dict[str, Any] = DESKTOP, *, query: str = "", script: str = "") -> Any:
+        """A tab of the page; `script` runs in it before anything of the page's does."""
         context = self.site.browser.new_context(**options)
         self._stack.callback(context.close)
         tab = context.new_page()
         tab.on("request", lambda request: self.requests.append(request.url))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.on("console", self._on_console)
+        if script:
+            tab.add_init_script(script)
         tab.goto(self.site.url + query)
         expect(tab.locator(".cxv-main")).to_be_visible()
         return tab

@@ -33,7 +33,7 @@ LOAD = """([script]) => {
   const names = "placed, greyLevels, pyramidOf, keptOf, resampled, compose, makeRenderer";
   window.sheets = new Function(`${script}; return { ${names} };`)();
   window.bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  window.card = sheets.makeRenderer(() => {});
+  window.card = sheets.makeRenderer(() => {}, true);
   return card !== null;
 }"""
 
@@ -297,7 +297,7 @@ def test_a_lost_card_comes_back(screen: Screen, radiograph: Radiograph) -> None:
           };
           const told = [];
           const pyramid = [{ width: 1, height: 1 }];
-          window.card = sheets.makeRenderer(() => told.push(card.takes(pyramid)));
+          window.card = sheets.makeRenderer(() => told.push(card.takes(pyramid)), true);
           OffscreenCanvas.prototype.getContext = getContext;
           const lose = made[0].getExtension("WEBGL_lose_context");
           lose.loseContext();

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { load } from "./sheets.mjs";
 
-const { placed, greyLevels, pyramidOf, keptOf, levelFor, axis, ways, sample, resampled, shade, compose, windowOf } = load(
+const { placed, greyLevels, pyramidOf, keptOf, levelFor, axis, ways, rowBetween, resampled, shade, compose, windowOf } = load(
   ["geometry.js", "pixels.js"],
-  ["placed", "greyLevels", "pyramidOf", "keptOf", "levelFor", "axis", "ways", "sample", "resampled", "shade", "compose", "windowOf"],
+  ["placed", "greyLevels", "pyramidOf", "keptOf", "levelFor", "axis", "ways", "rowBetween", "resampled", "shade", "compose", "windowOf"],
 );
 
 const FULL = { level: 0.5, width: 1, invert: false };
@@ -16,6 +16,13 @@ const OWN = placed(SIZE, SIZE, { zoom: 1, x: 0, y: 0 });
 function ingredients(changes) {
   const source = Float32Array.from({ length: 8 }, (_, i) => 257 * 30 * i);
   return { source, ...SIZE, at: OWN, picture: SIZE, window: FULL, mask: null, heat: null, ...changes };
+}
+
+// A grid's value at the i-th place across and the j-th down, as `compose` takes it.
+function sample(values, columns, ax, ay, i, j) {
+  const row = new Float32Array(columns);
+  rowBetween(values, columns, ay, j, row);
+  return row[ax.low[i]] + ax.part[i] * (row[ax.high[i]] - row[ax.low[i]]);
 }
 
 const reds = (pixels) => [...pixels].filter((_, i) => i % 4 === 0);

@@ -37,8 +37,23 @@ const presets = {
 // A level of the picture that is fine enough to choose a window by.
 const coarse = () => pyramid().find(({ width, height }) => width * height < 5e5) ?? pyramid().at(-1);
 
+// The windows of the file's own header, beside the one it is read with.
+function offerWindows() {
+  const select = find("[data-preset]");
+  for (const option of [...select.options]) if (option.dataset.own) option.remove();
+  const options = data.image.windows.map(({ name, level, width }, i) => {
+    const option = new Option(name.toLowerCase() || windowInWords({ level, width }, data.image.range), `own-${i}`);
+    option.dataset.own = i;
+    return option;
+  });
+  select.options[0].after(...options);
+}
+
 function setPreset(name) {
-  if (picture && presets[name]) change({ preset: name, ...presets[name]() });
+  if (!picture) return;
+  const own = data.image.windows[name.replace(/^own-/, "")];
+  const chosen = own ? { level: own.level, width: own.width, invert: false } : presets[name]?.();
+  if (chosen) change({ preset: name, ...chosen });
 }
 
 const actions = {

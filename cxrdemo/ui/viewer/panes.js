@@ -2,7 +2,8 @@
 // `compose`, and over it the marks: outlines, the hottest spot, tools, a scale bar. They read the
 // state of viewer.js.
 
-const QUICK_PX = 1e6, FINEST_PX = 6e6; // of a film drawn without a card: while something moves, and at rest
+// Of films drawn without a card: of all together while something changes, and of each at rest.
+const QUICK_PX = 8e5, FINEST_PX = 2.5e6;
 
 const isNarrow = () => window.matchMedia("(max-width: 900px)").matches;
 
@@ -158,13 +159,15 @@ const isSame = (a, b) => a !== null && a.length === b.length && a.every((part, i
 let sharpening = 0;
 function drawPanes(isAtRest = false) {
   clearTimeout(sharpening);
-  const areRough = panes.map((pane) => draw(pane, isAtRest));
-  if (areRough.some(Boolean)) sharpening = setTimeout(() => drawPanes(true), 200);
+  const seen = panes.filter(({ box }) => !box.hidden);
+  const most = isAtRest ? FINEST_PX : Math.min(FINEST_PX, QUICK_PX / seen.length);
+  const areRough = seen.map((pane) => draw(pane, most));
+  if (!isAtRest && areRough.some(Boolean)) sharpening = setTimeout(() => drawPanes(true), 150);
 }
 
-// Whether the film is rougher than it should be at rest.
-function draw(pane, isAtRest) {
-  if (pane.box.hidden) return false;
+// Draws a pane, without a card of at most so many pixels. The answer: whether it is rougher than it
+// will be at rest.
+function draw(pane, most) {
   const ratio = Math.min(window.devicePixelRatio || 1, 2);
   const width = Math.max(1, Math.round(pane.film.clientWidth * ratio));
   const height = Math.max(1, Math.round(pane.film.clientHeight * ratio));
@@ -178,8 +181,7 @@ function draw(pane, isAtRest) {
   }
   const at = place(width, height), parts = ingredients(pane.spec, width, height, at);
   const hasCard = renderer !== null && renderer.takes(parts.pyramid);
-  const most = hasCard ? Infinity : isAtRest ? FINEST_PX : QUICK_PX;
-  const key = [hasCard, ...keyOf(parts)], isRough = width * height > QUICK_PX && most === QUICK_PX;
+  const key = [hasCard, ...keyOf(parts)], isRough = !hasCard && most < Math.min(FINEST_PX, width * height);
   // A film at rest stays when something else is drawn anew.
   if (!isSame(pane.key, key) || pane.isRough) {
     pane.screen.transferFromImageBitmap(hasCard ? renderer.draw(parts) : filmOf(parts, most));

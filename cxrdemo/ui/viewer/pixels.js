@@ -73,14 +73,6 @@ function axis([length, step, offset], size, count, from = 0, share = 1) {
   return { low, high, part };
 }
 
-// Bilinear, at the i-th place across a grid and the j-th down it.
-function sample(values, columns, ax, ay, i, j) {
-  const top = columns * ay.low[j], bottom = columns * ay.high[j], fx = ax.part[i];
-  const upper = values[top + ax.low[i]] * (1 - fx) + values[top + ax.high[i]] * fx;
-  const lower = values[bottom + ax.low[i]] * (1 - fx) + values[bottom + ax.high[i]] * fx;
-  return upper * (1 - ay.part[j]) + lower * ay.part[j];
-}
-
 // Which level of a pyramid is drawn, and how far to both sides of a pixel's middle it is looked at,
 // in pixels of that level. Of a level that is `r` times as fine as the pane, 1 <= r < 2, the mean of
 // two places (r - 1) / 2 off is sharp and without aliases; one and one, and two and one, are exact.
@@ -133,6 +125,25 @@ function shade(grey, { level, width, invert }) {
   return 255 * (invert ? 1 - share : share);
 }
 
+// What each of the 65536 grey levels is shown as.
+function shadesOf(window) {
+  const shades = new Float32Array(WHITE + 1);
+  for (let v = 0; v <= WHITE; v++) shades[v] = shade(v, window);
+  return shades;
+}
+
+// One row of a grid, between two of its own.
+function rowBetween(values, columns, { low, high, part }, j, row) {
+  const upper = columns * low[j], lower = columns * high[j], fy = part[j];
+  for (let c = 0; c < columns; c++) row[c] = values[upper + c] + fy * (values[lower + c] - values[upper + c]);
+}
+
+// The pixels of a way whose middles lie on the picture: from the first up to, without, the last.
+function onPictureAlong([length, step, offset], size) {
+  const [a, b] = [offset, offset + step * size].sort((p, q) => p - q);
+  return [Math.max(0, Math.ceil(a - 0.5)), Math.min(length, Math.floor(b - 0.5) + 1)];
+}
+
 // One pane's pixels, RGBA. The X-ray's own brightness depends on the window alone; heat is laid
 // over it, and is not cut off at the mask: that would hide exactly what a reader should see.
 //
@@ -143,42 +154,42 @@ function shade(grey, { level, width, invert }) {
 //   mask     null, or {kept, fill}: of `keptOf`, and the level 0..1 of what is removed
 //   heat     null, or {rows, columns, cells, content, peak, opacity, colours}
 function compose({ source, width, height, at, picture, window, mask, heat }) {
-  const pixels = new Uint8ClampedArray(4 * width * height);
+  const BLACK = 0xff000000, GREY = 0x010101;
+  const pixels = new Uint32Array(width * height).fill(BLACK);
   const { isTurned, x: wayX, y: wayY } = ways(at, width, height);
   const { width: w, height: h } = picture;
-  const fill = mask && shade(WHITE * mask.fill, window), steep = mask && 1 / (255 * edgeOf(at, picture, mask.kept));
+  const shades = shadesOf(window), colours = heat && heat.colours;
   const mx = mask && axis(wayX, w, mask.kept.width), my = mask && axis(wayY, h, mask.kept.height);
   const hx = heat && axis(wayX, w, heat.columns, heat.content[0], heat.content[2]);
   const hy = heat && axis(wayY, h, heat.rows, heat.content[1], heat.content[3]);
-  const within = ([length, step, offset], size) => Array.from({ length }, (_, i) => {
-    const u = (i + 0.5 - offset) / step;
-    return u >= 0 && u <= size;
-  });
-  const inX = within(wayX, w), inY = within(wayY, h);
-  for (let y = 0, k = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, k++) {
-      const i = isTurned ? y : x, j = isTurned ? x : y, to = 4 * k;
-      pixels[to + 3] = 255;
-      if (!inX[i] || !inY[j]) continue;
-      let g = shade(source[k], window);
+  const keptRow = mask && new Float32Array(mask.kept.width), heatRow = heat && new Float32Array(heat.columns);
+  const fill = mask && shade(WHITE * mask.fill, window), steep = mask && 1 / (255 * edgeOf(at, picture, mask.kept));
+  const [firstX, endX] = onPictureAlong(wayX, w), [firstY, endY] = onPictureAlong(wayY, h);
+  const [stepX, stepY] = isTurned ? [width, 1] : [1, width];
+  for (let j = firstY; j < endY; j++) {
+    if (mask) rowBetween(mask.kept.values, mask.kept.width, my, j, keptRow);
+    if (heat) rowBetween(heat.cells, heat.columns, hy, j, heatRow);
+    for (let i = firstX, k = j * stepY + firstX * stepX; i < endX; i++, k += stepX) {
+      let g = shades[source[k] | 0];
       if (mask) {
-        const kept = sample(mask.kept.values, mask.kept.width, mx, my, i, j);
-        g = fill + Math.min(1, Math.max(0, (kept - 127.5) * steep + 0.5)) * (g - fill);
+        const low = keptRow[mx.low[i]], kept = low + mx.part[i] * (keptRow[mx.high[i]] - low);
+        const inside = (kept - 127.5) * steep + 0.5;
+        g = inside >= 1 ? g : inside <= 0 ? fill : fill + inside * (g - fill);
       }
-      const value = heat ? Math.min(1, sample(heat.cells, heat.columns, hx, hy, i, j) / heat.peak) : 0;
-      if (value <= HEAT_FROM) {
-        pixels[to] = pixels[to + 1] = pixels[to + 2] = Math.round(g);
-        continue;
+      if (heat) {
+        const low = heatRow[hx.low[i]], value = Math.min(1, (low + hx.part[i] * (heatRow[hx.high[i]] - low)) / heat.peak);
+        if (value > HEAT_FROM) {
+          const entry = Math.min(254, Math.floor(255 * value)), part = 255 * value - entry, to = 3 * entry;
+          const alpha = heat.opacity * Math.min(1, (value - HEAT_FROM) / (HEAT_FULL - HEAT_FROM));
+          const blended = (c) => (g + alpha * (colours[to + c] + part * (colours[to + 3 + c] - colours[to + c]) - g) + 0.5) | 0;
+          pixels[k] = BLACK | (blended(2) << 16) | (blended(1) << 8) | blended(0);
+          continue;
+        }
       }
-      const low = Math.min(254, Math.floor(255 * value)), part = 255 * value - low;
-      const alpha = heat.opacity * Math.min(1, (value - HEAT_FROM) / (HEAT_FULL - HEAT_FROM));
-      for (let c = 0; c < 3; c++) {
-        const below = heat.colours[3 * low + c], over = heat.colours[3 * low + 3 + c];
-        pixels[to + c] = Math.round(g + alpha * (below + part * (over - below) - g));
-      }
+      pixels[k] = BLACK | (((g + 0.5) | 0) * GREY);
     }
   }
-  return pixels;
+  return new Uint8ClampedArray(pixels.buffer);
 }
 
 // The window that shows a part of the picture from its darkest to its brightest hundredth:

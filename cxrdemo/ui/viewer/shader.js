@@ -69,12 +69,18 @@ void main() {
   colour = vec4(shown, 1.0);
 }`;
 
-// A renderer on WebGL 2, or null where there is none. `onChange` is told when the card is lost, and
-// when it is back.
-function makeRenderer(onChange) {
+// Whether there is no card but a program in its place, which is slower than `compose`.
+function isSoftware(gl) {
+  const about = gl.getExtension("WEBGL_debug_renderer_info");
+  return /swiftshader|llvmpipe|softpipe|basic render/i.test(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+}
+
+// A renderer on WebGL 2, or null where there is no card for it. `onChange` is told when the card is
+// lost, and when it is back.
+function makeRenderer(onChange, takesSoftware = false) {
   const canvas = new OffscreenCanvas(1, 1);
   const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false });
-  if (!gl) return null;
+  if (!gl || (isSoftware(gl) && !takesSoftware)) return null;
   const MOST_TEXTURES = 16; // three maskings, six maps of heat, a picture and its planted twin, and spare
   const UNITS = ["grey", "kept", "cells", "colours"];
   let program, places, textures; // textures: what each was made of -> texture, the oldest first

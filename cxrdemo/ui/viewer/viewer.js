@@ -68,10 +68,10 @@ async function receive() {
   }
   if (archive) takeAway({ url: archive, name: `${stem()}.zip` });
   const isNew = !data || sent.study !== data.study;
+  if (sent.fine) return isNew ? undefined : receiveFine(sent);
   if (isNew && !sent.image) return;
   const merged = isNew ? sent : { ...data, ...sent };
   const image = isNew || sent.image ? await pictureOf(merged.image) : picture;
-  const finer = merged.fine ? await pictureOf(merged.fine) : null;
   const changed = merged.planted ? await pictureOf(merged.planted.image) : null;
   const map = merged.lungs ? await levelsOf(merged.lungs.levels) : null;
   if (turn !== turns) return; // overtaken by a later one, which holds all of this
@@ -85,7 +85,10 @@ async function receive() {
   const isFirstReading = merged.maskings && (isNew || !data.maskings);
   data = merged;
   picture = image;
-  fine = finer;
+  if (isNew) {
+    fine = null;
+    offerWindows();
+  }
   planted = changed;
   levels = map;
   busy = Boolean(data.stage);
@@ -153,9 +156,16 @@ function askNext() {
 // does not show. No number waits for it.
 let fineAskedOf = null;
 function askForFine() {
-  if (!data || data.fine || data.planted || fineAskedOf === data.study || !needsFine(data.image, view, deviceScale())) return;
+  if (!data || data.planted || fineAskedOf === data.study || !needsFine(data.image, view, deviceScale())) return;
   fineAskedOf = data.study;
   trigger("fine_wanted", { study: data.study });
+}
+
+async function receiveFine(sent) {
+  const finer = await pictureOf(sent.fine);
+  if (!data || data.study !== sent.study) return;
+  fine = finer;
+  refresh();
 }
 
 // ---- What is remembered in this browser: settings, never an image -------------------------------------
