@@ -328,6 +328,80 @@ def test_the_gate_looks_again_after_a_correction(pipeline: Pipeline, tmp_path: P
     assert first["doubts"] == []
 
 
+LESION = {"kind": "nodule", "x": 200.0, "y": 300.0, "diameter": 0.1, "contrast": 0.5}
+
+
+def test_a_lesion_is_planted_beside_the_image_and_taken_out_again(
+    visit: Visit, pipeline: Pipeline
+) -> None:
+    opened(visit)
+    before = session_of(visit)
+    (payload,) = asked(visit, "plant", **LESION)
+    planted = session_of(visit).planted
+    assert planted is not None
+    assert session_of(visit).analysis is before.analysis
+    assert planted.analysis.lungs is before.analysis.lungs
+    assert planted.analysis.warnings[0].startswith("SYNTHETIC")
+    part, image = payload["planted"], opened_image(visit)
+    assert (part["x"], part["y"]) == (200.0, 300.0)  # the picture sent has the image's size
+    height = np.flatnonzero(before.analysis.lungs.inside.any(axis=1))
+    assert part["diameter"] == pytest.approx(0.1 * (height[-1] + 1 - height[0]))
+    assert part["image"]["url"] != image["url"]
+    for mode, reading in planted.analysis.readings.items():
+        sent = [finding["p"] for finding in part["maskings"][str(mode)]["findings"]]
+        assert sent == reading.findings.probabilities.tolist()
+    # The margin goes with it, a mask by hand takes it out.
+    (moved,) = asked(visit, "margin_changed", margin=0.15)
+    assert moved["planted"]["maskings"]["loose"]["margin"] == pytest.approx(0.15)
+    (gone,) = asked(visit, "plant_removed")
+    assert gone["planted"] is None
+    assert session_of(visit).planted is None
+    asked(visit, "plant", **LESION)
+    first, *_ = asked(visit, "mask_painted", strokes=[STROKE])
+    assert first["planted"] is None
+
+
+STROKE = {"add": True, "radius": 9.0, "points": [[100.0, 100.0], [120.0, 130.0]]}
+
+
+def opened_image(visit: Visit) -> dict[str, Any]:
+    (fine,) = payloads(visit.fine({"study": session_of(visit).study}))
+    assert fine["study"] == session_of(visit).study
+    return fine["fine"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "spider"}, {"x": -1.0}, {"diameter": 5.0}, {"contrast": None}, {"x": "1"}],
+)
+def test_a_lesion_that_makes_no_sense_is_refused_in_words(
+    visit: Visit, change: dict[str, Any]
+) -> None:
+    opened(visit)
+    (last,) = asked(visit, "plant", **{**LESION, **change})
+    assert last["failed"] is True
+    assert "Incident" not in last["reason"]
+    assert session_of(visit).planted is None
+
+
+def test_nothing_is_planted_where_the_numbers_are_withheld(
+    monkeypatch: pytest.MonkeyPatch, visit: Visit
+) -> None:
+    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (Doubt("dark", "Too dark."),))
+    opened(visit)
+    (last,) = asked(visit, "plant", **LESION)
+    assert "withheld" in last["reason"]
+
+
+def test_the_picture_in_full_is_given_at_once_even_while_others_wait(pipeline: Pipeline) -> None:
+    line = Line()
+    visit = Visit(Models.of(pipeline), line)
+    opened(visit)
+    with line.join("somebody else"):
+        assert opened_image(visit)["url"].startswith("data:image/png")
+    assert payloads(visit.fine({"study": "another"})) == []
+
+
 # ---- Whose turn it is ----------------------------------------------------------------------------
 
 

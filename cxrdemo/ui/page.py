@@ -22,7 +22,15 @@ from cxrdemo.ui.guard import Guard
 from cxrdemo.ui.line import MAX_WAITING
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.uploads import as_paths, keep_files_private
-from cxrdemo.ui.visit import MAX_VISITS, QUESTIONS, READ_AGAIN, Shown, Visit, Visits
+from cxrdemo.ui.visit import (
+    MAX_VISITS,
+    QUESTIONS,
+    READ_AGAIN,
+    Detail,
+    Shown,
+    Visit,
+    Visits,
+)
 
 TITLE: Final = "Chest X-ray viewer"
 
@@ -131,8 +139,9 @@ def _read_tab(visits: Visits) -> _ReadTab:
     upload.upload(_of(visits, Visit.open_upload), upload, **event)
     for button, example in examples:
         button.click(_of(visits, partial(_open_example, example)), **event)
+    viewer.fine_wanted(_asked(visits, Visit.fine), **event)
     for name in (*QUESTIONS, READ_AGAIN):
-        getattr(viewer, name)(_asked(visits, name), **event)
+        getattr(viewer, name)(_asked(visits, partial(_ask, name)), **event)
     stop.click(_of(visits, Visit.stop), **event)
     clear.click(_of(visits, Visit.clear), **event)
     theme.click(None, js=_TOGGLE_LIGHT, api_visibility="private")
@@ -281,14 +290,20 @@ def _of(visits: Visits, answer: Callable[..., Iterable[Shown]]) -> Callable[...,
     return handle
 
 
-def _asked(visits: Visits, question: str) -> Callable[..., Iterator[Any]]:
+def _asked(
+    visits: Visits, answer: Callable[[Visit, Detail], Iterable[Shown]]
+) -> Callable[..., Iterator[Any]]:
     """An event handler for a question of the viewer's."""
 
     def handle(request: gr.Request, event: gr.EventData) -> Iterator[Any]:
         visit = visits.of(str(request.session_hash))
-        yield from _outputs(visit.ask(question, event._data or {}))
+        yield from _outputs(answer(visit, event._data or {}))
 
     return handle
+
+
+def _ask(question: str, visit: Visit, detail: Detail) -> Iterator[Shown]:
+    return visit.ask(question, detail)
 
 
 def _outputs(answer: Iterable[Shown]) -> Iterator[Any]:

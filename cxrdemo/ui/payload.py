@@ -33,6 +33,7 @@ from cxrdemo.results import (
     Reading,
     SaliencyMap,
     Side,
+    bounding_box,
 )
 from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 
@@ -213,6 +214,28 @@ class MaskingPart(TypedDict):
     method: str
 
 
+class PlantedPart(TypedDict):
+    """The image with a synthetic lesion in it, and the answers to that picture.
+
+    Attributes:
+        kind: A key of `lesions.KINDS`.
+        x: Of its middle, in pixels of the picture sent.
+        y: Of its middle, likewise.
+        diameter: In pixels of the picture sent.
+        image: The picture.
+        peak: Largest heat of all labels and maskings.
+        maskings: Answers per masking.
+    """
+
+    kind: str
+    x: float
+    y: float
+    diameter: float
+    image: ImagePart
+    peak: float
+    maskings: dict[str, MaskingPart] | None
+
+
 class ProbesPart(TypedDict):
     """Probabilities per margin, and those with the lungs blacked out."""
 
@@ -252,6 +275,7 @@ class Payload(TypedDict, total=False):
         maskings: Answers per masking; None while withheld.
         labels: The findings, in order.
         probes: What the answers hang on; None before it is known.
+        planted: The image with a lesion planted; None where there is none.
     """
 
     run: str
@@ -274,6 +298,7 @@ class Payload(TypedDict, total=False):
     maskings: dict[str, MaskingPart] | None
     labels: list[LabelPart]
     probes: ProbesPart | None
+    planted: PlantedPart | None
 
 
 def payload(**parts: Unpack[Payload]) -> Payload:
@@ -388,6 +413,36 @@ def findings_part(analysis: Analysis, specs: Specs) -> Payload:
             for mode, reading in analysis.readings.items()
         },
         "labels": [{"name": label.display, "meaning": label.meaning} for label in FINDINGS],
+    }
+
+
+def planted_part(
+    analysis: Analysis, specs: Specs, *, kind: str, centre: tuple[float, float], diameter: float
+) -> Payload:
+    """The answers to an image with a lesion planted in it.
+
+    Args:
+        analysis: Of that image.
+        specs: The classifiers'.
+        kind: A key of `lesions.KINDS`.
+        centre: (x, y) in pixels of the radiograph.
+        diameter: As a fraction of the lungs' height.
+    """
+    image = image_part(analysis)["image"]
+    found = findings_part(analysis, specs)
+    scale = image["width"] / analysis.radiograph.hw[1]
+    box = None if analysis.lungs is None else bounding_box(analysis.lungs.inside)
+    height = 0 if box is None else box[3] - box[1]
+    return {
+        "planted": {
+            "kind": kind,
+            "x": scale * centre[0],
+            "y": scale * centre[1],
+            "diameter": scale * diameter * height,
+            "image": image,
+            "peak": found["peak"],
+            "maskings": found["maskings"],
+        }
     }
 
 

@@ -37,9 +37,11 @@ from cxrdemo.ui.payload import (
     case_part,
     doubts_part,
     findings_part,
+    fine_part,
     image_part,
     lungs_part,
     payload,
+    planted_part,
     probes_part,
 )
 from cxrdemo.ui.turn import Ticket, Turn
@@ -91,6 +93,23 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False)
+class Planted:
+    """A lesion that the visitor has planted.
+
+    Attributes:
+        analysis: Of the image with it.
+        kind: A key of `lesions.KINDS`.
+        centre: (x, y) in pixels of the radiograph.
+        diameter: As a fraction of the lungs' height.
+    """
+
+    analysis: Analysis
+    kind: str
+    centre: tuple[float, float]
+    diameter: float
+
+
+@dataclass(frozen=True, eq=False)
 class Session:
     """An image that was read, and what was done with it since.
 
@@ -102,6 +121,7 @@ class Session:
         history: Masks before each correction, the latest last.
         accepted: Whether the user asked for the numbers in spite of the doubts.
         probes: What the findings hang on; None until it is known.
+        planted: The image with a lesion planted, if there is one.
     """
 
     study: str
@@ -111,6 +131,7 @@ class Session:
     history: tuple[Found, ...] = ()
     accepted: bool = False
     probes: Probes | None = None
+    planted: Planted | None = None
 
     @property
     def withheld(self) -> bool:
@@ -247,18 +268,23 @@ class Visit:
 
     def _change_margin(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
         """Reads the loose masking again at another margin; the others stay as they are."""
-        session, pipeline = self._session(), self._models.pipeline()
-        before, mode = session.analysis, MaskingMode.LOOSE
+        session = self._session()
         (margin,) = _numbers(detail, "margin")
         if not 0.0 <= margin <= MAX_MARGIN:
             raise PromptError(f"A margin lies between 0 and {MAX_MARGIN:.0%} of the lungs' height.")
-        loose = pipeline.analyse(
-            before.radiograph,
-            lungs=before.lungs,
-            maskings=[mode],
-            margin=margin,
+        session = replace(session, analysis=self._at_margin(session.analysis, margin))
+        if session.planted is not None:
+            changed = self._at_margin(session.planted.analysis, margin)
+            session = replace(session, planted=replace(session.planted, analysis=changed))
+        if self._keep(ticket, session):
+            yield self._shown(session, self._planted_part(session))
+
+    def _at_margin(self, before: Analysis, margin: float) -> Analysis:
+        """An analysis with its loose masking at another margin."""
+        mode = MaskingMode.LOOSE
+        loose = self._models.pipeline().analyse(
+            before.radiograph, lungs=before.lungs, maskings=[mode], margin=margin
         )
-        readings = {**before.readings, **loose.readings}
         warnings = before.warnings
         if mode in loose.readings and mode in before.readings:
             spec = self._models.findings.get(mode)
@@ -266,9 +292,40 @@ class Visit:
             old = margin_remarks(before.readings[mode].margin, trained=trained)
             new = margin_remarks(margin, trained=trained)
             warnings = (*(text for text in warnings if text not in old), *new)
-        session = replace(session, analysis=replace(before, readings=readings, warnings=warnings))
+        return replace(before, readings={**before.readings, **loose.readings}, warnings=warnings)
+
+    def _plant(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Reads the image with a synthetic lesion in it, beside the image itself."""
+        session, pipeline = self._session(), self._models.pipeline()
+        if session.withheld:
+            raise PromptError("The numbers of this image are withheld; ask for them first.")
+        x, y, diameter, contrast = _numbers(detail, "x", "y", "diameter", "contrast")
+        kind, lungs = str(detail.get("kind")), session.analysis.lungs
+        radiograph = pipeline.plant(
+            session.analysis.radiograph, lungs, kind, (x, y), diameter=diameter, contrast=contrast
+        )
+        analysis = pipeline.analyse(radiograph, lungs=lungs, margin=_margin_of(session.analysis))
+        session = replace(session, planted=Planted(analysis, kind, (x, y), diameter))
         if self._keep(ticket, session):
-            yield self._shown(session)
+            yield Shown(_payload(session) | self._planted_part(session))
+
+    def _remove_planted(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
+        """Takes the lesion out again."""
+        session = replace(self._session(), planted=None)
+        if self._keep(ticket, session):
+            yield Shown(_payload(session, planted=None))
+
+    def _planted_part(self, session: Session) -> Payload:
+        planted = session.planted
+        if planted is None:
+            return {"planted": None}
+        return planted_part(
+            planted.analysis,
+            self._models.findings,
+            kind=planted.kind,
+            centre=planted.centre,
+            diameter=planted.diameter,
+        )
 
     def _correct(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
         """Corrects the mask by a click or a box and reads the findings again."""
@@ -329,13 +386,20 @@ class Visit:
         pipeline = self._models.pipeline()
         radiograph, found = session.analysis.radiograph, session.found
         lungs = found.lungs if found else None
-        loose = session.analysis.readings.get(MaskingMode.LOOSE)
-        margin = loose.margin if loose else None
+        margin = _margin_of(session.analysis)
         analysis = _and_lungs(pipeline.analyse(radiograph, lungs=lungs, margin=margin), seconds)
-        # A mask made by hand answers the doubts about the automatic one, and only those.
-        session = replace(session, analysis=analysis)
+        # A mask made by hand answers the doubts about the automatic one, and only those. What was
+        # planted was read with the mask before.
+        session = replace(session, analysis=analysis, planted=None)
         if self._keep(ticket, session):
-            yield self._shown(session, lungs_part(analysis), probes=None)
+            yield self._shown(session, lungs_part(analysis), probes=None, planted=None)
+
+    def fine(self, detail: Detail) -> Iterator[Shown]:
+        """The picture at its native size and full depth, at once: no network is asked."""
+        session = self.session
+        if session is not None and session.study == detail.get("study"):
+            part = fine_part(session.analysis.radiograph)
+            yield Shown(payload(**(part | {"study": session.study})))
 
     # ---- Ends ------------------------------------------------------------------------------------
 
@@ -363,7 +427,8 @@ class Visit:
         pixels = session.analysis.radiograph.pixels
         # The pixels, and a byte per pixel for each mask and each masking's region.
         masks = len(session.history) + 1 + len(session.analysis.readings)
-        return pixels.nbytes + pixels.size * masks
+        images = 1 if session.planted is None else 2
+        return images * (pixels.nbytes + pixels.size * masks)
 
     # ---- How an answer comes about ---------------------------------------------------------------
 
@@ -465,6 +530,8 @@ QUESTIONS: Final[Mapping[str, Callable[[Visit, Ticket, Detail], Iterator[Shown]]
     "accept_anyway": Visit._accept,
     "mask_painted": Visit._paint,
     "case_wanted": Visit._pack,
+    "plant": Visit._plant,
+    "plant_removed": Visit._remove_planted,
 }
 """The viewer's events, and who answers."""
 
@@ -582,6 +649,12 @@ def _and_lungs(analysis: Analysis, seconds: float) -> Analysis:
     """An analysis that was given its mask, with the seconds that the mask took."""
     sum_of = analysis.seconds.get("lungs", 0.0) + seconds
     return replace(analysis, seconds={**analysis.seconds, "lungs": sum_of})
+
+
+def _margin_of(analysis: Analysis) -> float | None:
+    """The loose margin that an analysis was read at; None if it has none."""
+    loose = analysis.readings.get(MaskingMode.LOOSE)
+    return loose.margin if loose else None
 
 
 def _there_is_a_mask(session: Session) -> Found:
