@@ -16,21 +16,16 @@ from typing import Final, Self, TypeVar
 import numpy as np
 import torch
 
-from cxrdemo import classifier as classifiers_room
-from cxrdemo import segmenter as segmenter_room
-from cxrdemo.checkpoints import CheckpointStore, load_strictly, read_weights
-from cxrdemo.checkpoints import file_sha256 as sha256_of
+from cxrdemo.assembly import Assembly
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.classifier import (
     FindingClassifier,
-    first_stage,
-    has_first_stage,
-    later_stages,
 )
-from cxrdemo.devices import AskedPrecision, Precision, precision_for
-from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part, usable_engine
+from cxrdemo.devices import AskedPrecision
+from cxrdemo.engines import Engine, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.gate import check
-from cxrdemo.inputs import MEDSAM_INPUT
+from cxrdemo.hub import checkpoint_folder
 from cxrdemo.lesions import plant
 from cxrdemo.lungs import Stroke, paint
 from cxrdemo.masking import (
@@ -56,7 +51,7 @@ from cxrdemo.results import (
     bounding_box,
 )
 from cxrdemo.saliency import explain
-from cxrdemo.segmenter import EMBEDDING_CHANNELS, Embedding, LungSegmenter, Prompts, SamNetwork
+from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
 from cxrdemo.specs import CheckpointSpec
 from cxrdemo.worker import in_worker, side_by_side
 
@@ -131,9 +126,10 @@ class Pipeline:
     @classmethod
     def from_checkpoints(
         cls,
-        folder: Path,
+        folder: Path | str,
         *,
         medsam: Path | None = None,
+        maskings: Collection[MaskingMode] = ALL_MASKINGS,
         device: torch.device | str = "cpu",
         precision: AskedPrecision = "fp32",
         engine: Engine = "torch",
@@ -142,16 +138,13 @@ class Pipeline:
         """Loads what a checkpoint folder's manifest lists.
 
         Args:
-            folder: With `manifest.json`; an empty folder gives a pipeline that finds nothing and
-                says so.
+            folder: With `manifest.json`, or on the Hub, see `hub.checkpoint_folder`; an empty
+                folder gives a pipeline that finds nothing and says so.
             medsam: Stock MedSAM weights (`medsam_vit_b.pth`) to take the place of the listed
                 segmenter, which then finds the boxes for it.
+            maskings: Whose classifiers to load; with none of them it only finds lungs.
             device: Where to run.
-            precision: What the networks compute in. "auto" takes bf16 where the device has it, for
-                what it was measured not to change: a ResNet's stages after the first, and MedSAM's
-                encoder and decoder. "bf16" takes it for everything, the bundled segmenter too,
-                whose masks then change at the edge. "fp32" is what the published figures were
-                measured in.
+            precision: What the networks compute in, see `assembly.Assembly`.
             engine: What computes. Where "openvino" cannot, PyTorch does, and every analysis says
                 so.
             cache: Where "openvino" keeps converted networks; None takes `engines.cache_folder()`.
@@ -159,20 +152,24 @@ class Pipeline:
         Raises:
             CheckpointError: If a file is missing, altered or does not fit.
         """
-        store = CheckpointStore.open(folder)
+        store = CheckpointStore.open(checkpoint_folder(folder))
         engine, note = usable_engine(engine, device)
-        loader = _Loader(store, device, precision, engine, cache)
+        assembly = Assembly(store, device, precision, engine, cache)
         listed = store.lungs()
         specs = {mode: spec for mode in ALL_MASKINGS if (spec := store.findings(mode))}
         # Reading, hashing and widening the weights leave a core idle by turns.
         with ThreadPoolExecutor(max_workers=2) as pool:
-            found = None if listed is None else pool.submit(loader.segmenter, listed)
-            parts = {mode: pool.submit(loader.classifier, spec) for mode, spec in specs.items()}
+            found = None if listed is None else pool.submit(assembly.segmenter, listed)
+            parts = {
+                mode: pool.submit(assembly.classifier, spec)
+                for mode, spec in specs.items()
+                if mode in maskings
+            }
             segmenter = None if found is None else found.result()
             classifiers = {mode: part.result() for mode, part in parts.items()}
         coarse = None
         if medsam is not None:
-            coarse, segmenter = segmenter, loader.medsam(medsam)
+            coarse, segmenter = segmenter, assembly.medsam(medsam)
         return cls(
             segmenter,
             classifiers,
@@ -515,114 +512,6 @@ def _lung_boxes(lungs: LungMask) -> dict[Side, tuple[float, float, float, float]
                 min(float(height), box[3] + grow_y),
             )
     return boxes
-
-
-@dataclass(frozen=True)
-class _Loader:
-    """Loads the parts of one pipeline."""
-
-    store: CheckpointStore
-    device: torch.device | str
-    asked: AskedPrecision
-    engine: Engine
-    cache: Path | None
-
-    def precision(self, *, bf16_holds: bool) -> Precision:
-        """The fastest, if "auto" is asked for and the results were measured to stay."""
-        if self.asked == "auto" and not bf16_holds:
-            return "fp32"
-        return precision_for(self.asked, self.device)
-
-    def segmenter(self, spec: CheckpointSpec) -> LungSegmenter:
-        network = _builder(segmenter_room.ARCHITECTURES, spec)(spec.inputs.hw[0])
-        load_strictly(network, self.store.load(spec), spec.name)
-        return self._as_segmenter(spec, network, self.precision(bf16_holds=False))
-
-    def medsam(self, path: Path) -> LungSegmenter:
-        """Stock MedSAM weights from outside the manifest: they need the lungs' boxes."""
-        if not path.is_file():
-            raise CheckpointError(
-                f"There is no MedSAM file {path.name}. Give the path to its .pth."
-            )
-        spec = CheckpointSpec(
-            name=path.stem,
-            task="lungs",
-            architecture="sam-vit-b-1024",
-            file=path.name,
-            sha256=sha256_of(path),
-            inputs=MEDSAM_INPUT,
-            prompt="lung-boxes",
-        )
-        network = segmenter_room.build_vit_b()
-        load_strictly(network, read_weights(path), spec.name)
-        return self._as_segmenter(spec, network, self.precision(bf16_holds=True))
-
-    def classifier(self, spec: CheckpointSpec) -> FindingClassifier:
-        network = classifiers_room.build_network(spec.architecture, len(spec.labels))
-        load_strictly(network, self.store.load(spec), spec.name)
-        network.to(memory_format=torch.channels_last)
-        precision = self.precision(bf16_holds=has_first_stage(network))
-        image, first = (1, 3, *spec.inputs.hw), None
-        if has_first_stage(network):
-            part = partial(first_stage, network)
-            first = self._compiled(spec, network, part, "first-stage", [image], "fp32")
-        features = tuple(first(torch.zeros(image)).shape) if first else image
-        later = self._compiled(
-            spec, network, partial(later_stages, network), "later-stages", [features], precision
-        )
-        return FindingClassifier(
-            spec, network, device=self.device, precision=precision, first=first, later=later
-        )
-
-    def _as_segmenter(
-        self, spec: CheckpointSpec, network: SamNetwork, precision: Precision
-    ) -> LungSegmenter:
-        network.to(memory_format=torch.channels_last)
-        image = (1, 3, *spec.inputs.hw)
-        encode = self._compiled(spec, network, network.image_encoder, "encoder", [image], precision)
-        grid = (1, EMBEDDING_CHANNELS, *network.prompt_encoder.image_embedding_size)
-        prompts = (1, ANY_LENGTH, EMBEDDING_CHANNELS)
-        answer = self._compiled(
-            spec, network, network.answer, "decoder", [grid, prompts, grid], precision
-        )
-        return LungSegmenter(
-            spec,
-            network,
-            device=self.device,
-            precision=precision,
-            encode=encode,
-            answer=answer,
-        )
-
-    def _compiled(
-        self,
-        spec: CheckpointSpec,
-        network: torch.nn.Module,
-        part: Part,
-        name: str,
-        shapes: Sequence[tuple[int, ...]],
-        precision: Precision,
-    ) -> Part | None:
-        """What runs a part in PyTorch's place; None if PyTorch runs it."""
-        if self.engine == "torch":
-            return None
-        return compile_part(
-            part,
-            network.eval().requires_grad_(False),
-            shapes=shapes,
-            key=f"{spec.architecture.replace('/', '-')}-{spec.sha256[:16]}-{name}",
-            precision=precision,
-            folder=self.cache,
-        )
-
-
-def _builder(registry: Mapping[str, Builder], spec: CheckpointSpec) -> Builder:
-    if spec.architecture not in registry:
-        raise CheckpointError(
-            f"The checkpoint {spec.name} names the architecture {spec.architecture!r}; known are "
-            f"{sorted(registry)}."
-        )
-    return registry[spec.architecture]
 
 
 @contextlib.contextmanager

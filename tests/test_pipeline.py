@@ -240,6 +240,25 @@ def test_loaded_checkpoints_give_what_the_networks_gave(folder: Path) -> None:
     np.testing.assert_allclose(ours.findings.logits, theirs.findings.logits, rtol=1e-5, atol=1e-5)
 
 
+def test_only_the_classifiers_asked_for_are_loaded(folder: Path) -> None:
+    (folder / findings_spec(MaskingMode.NONE).file).unlink()
+    finder = Pipeline.from_checkpoints(folder, maskings=())
+    assert finder.find(noise_radiograph()).lungs.sides.shape == (160, 144)
+    assert all(finder.classifier_spec(mode) is None for mode in MaskingMode)
+    part = Pipeline.from_checkpoints(folder, maskings=[MaskingMode.TIGHT])
+    assert part.classifier_spec(MaskingMode.TIGHT) is not None
+    with pytest.raises(CheckpointError, match="is missing"):
+        Pipeline.from_checkpoints(folder)
+
+
+def test_a_size_that_no_cell_fits_is_refused_when_loaded(folder: Path) -> None:
+    store = CheckpointStore.open(folder)
+    odd = replace(store.specs[0], inputs=replace(store.specs[0].inputs, hw=(70, 70)))
+    replace(store, specs=(odd, *store.specs[1:])).save()
+    with pytest.raises(CheckpointError, match=r"inputs of 70 px.*a multiple of 32"):
+        Pipeline.from_checkpoints(folder)
+
+
 def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     store = CheckpointStore.open(folder)
     changed = replace(store.specs[0], architecture="unet")

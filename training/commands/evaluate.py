@@ -113,7 +113,7 @@ Measured = tuple[
 
 
 def _evaluate_lungs(args: argparse.Namespace) -> Measured:
-    pipeline = Pipeline.from_checkpoints(args.checkpoints, device=resolve(args.device))
+    pipeline = Pipeline.from_checkpoints(args.checkpoints, maskings=(), device=resolve(args.device))
     spec = pipeline.segmenter_spec
     if spec is None:
         raise CheckpointError(f"{args.checkpoints} lists no lung segmenter.")

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     check_places(case.name for case in cases)
     cases = cases[part - 1 :: parts]
     device = resolve(args.device)
-    pipeline = Pipeline.from_checkpoints(args.checkpoints, device=device)
+    pipeline = Pipeline.from_checkpoints(args.checkpoints, maskings=(), device=device)
     spec = pipeline.segmenter_spec
     if spec is None:
         raise DataError(f"{args.checkpoints} lists no lung segmenter. Train one with `segment`.")

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cxrdemo.checkpoints import CheckpointStore, load_strictly
-from cxrdemo.classifier import FindingClassifier, build_network
+from cxrdemo.assembly import Assembly
+from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.classifier import FindingClassifier
 from cxrdemo.errors import CheckpointError
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
@@ -241,14 +242,9 @@ def load_classifiers(
         CheckpointError: If there is none, or one is missing, altered or does not fit.
     """
     store = CheckpointStore.open(folder)
-    loaded = {}
-    for mode in MaskingMode:
-        spec = store.findings(mode)
-        if spec is None:
-            continue
-        network = build_network(spec.architecture, len(spec.labels))
-        load_strictly(network, store.load(spec), spec.name)
-        loaded[mode] = FindingClassifier(spec, network, device=device)
+    assembly = Assembly(store, device)
+    found = {mode: store.findings(mode) for mode in MaskingMode}
+    loaded = {mode: assembly.classifier(spec) for mode, spec in found.items() if spec}
     if not loaded:
         raise CheckpointError(f"{folder} lists no classifier. Train one with `classify`.")
     return loaded
