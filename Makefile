@@ -4,13 +4,14 @@
 # make bench  speed against references: a table, and benchmarks/results/*.json
 # make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md
 # make kill   kills training N times at random and compares what it ends with
+# make fuzz   reads N files broken by chance, and prints what came of them
 # make check  lint, types and tests, as before a commit
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench load kill space check lint types clean
+.PHONY: demo test bench load kill fuzz space check lint types clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
@@ -33,6 +34,10 @@ kill: $(VENV)/development
 # Such as: make load CLIENTS=20 MINUTES=5
 load: $(VENV)/development
 	PYTHONPATH=. $(BIN)/python tests/load.py --clients $(or $(CLIENTS),20) --minutes $(or $(MINUTES),5)
+
+# Such as: make fuzz N=10000
+fuzz: $(VENV)/development
+	PYTHONPATH=.:tests $(BIN)/python tests/fuzz/mutations.py --times $(N)
 
 check: lint types test
 

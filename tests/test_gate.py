@@ -67,6 +67,15 @@ EXPECTED = {
 }
 
 
+MENDED = (
+    "phantom: grey values inverted",
+    "phantom: turned by 90 degrees, head left",
+    "phantom: turned by 90 degrees, head right",
+    "phantom: upside down",
+)
+"""The remedy that is offered gives the upright phantom back."""
+
+
 @pytest.mark.checkpoints
 def test_every_wrong_input_is_refused_for_its_reason(bundled_pipeline: Pipeline) -> None:
     for name, radiograph in wrong_inputs(seed=0):
@@ -77,6 +86,11 @@ def test_every_wrong_input_is_refused_for_its_reason(bundled_pipeline: Pipeline)
         assert doubts, name
         assert doubts[0].kind in EXPECTED.get(name, NOT_A_CHEST), name
         assert len(doubts[0].message.split()) > 8
+        if name in MENDED:
+            assert doubts[0].remedy is not None, name
+            np.testing.assert_allclose(
+                remedied(radiograph, doubts[0].remedy).pixels, chest(0), atol=1e-6
+            )
 
 
 def test_every_wrong_mask_is_refused_for_its_reason() -> None:

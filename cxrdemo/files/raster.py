@@ -59,11 +59,11 @@ def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
         UnsupportedImageError: If it is too large, too small, or several pictures.
     """
     journal = Journal()
-    image = _open(data, announced, journal)
+    image, frames = _open(data, announced, journal)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     # A JPEG with several pictures (MPO) is a phone's photograph with previews; the first is it.
     with decoding(kind):
-        if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:
+        if kind != "JPEG" and frames > 1:
             raise UnsupportedImageError(
                 f"Expected a single image, found a {kind} file with several pages or frames. Save"
                 " the frontal radiograph as a file of its own."
@@ -109,11 +109,12 @@ def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
         )
 
 
-def _open(data: bytes, announced: str, journal: Journal) -> Image.Image:
-    """The picture with its pixels still undecoded."""
+def _open(data: bytes, announced: str, journal: Journal) -> tuple[Image.Image, int]:
+    """The picture with its pixels still undecoded, and how many the file holds."""
     try:
         with decoding("image"), recorded_warnings() as caught:
             image = Image.open(io.BytesIO(data), formats=_RASTER_FORMATS)
+            frames = getattr(image, "n_frames", 1)
     except UnreadableImageError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise UnreadableImageError(
@@ -123,7 +124,7 @@ def _open(data: bytes, announced: str, journal: Journal) -> Image.Image:
             ) from error.__cause__
         raise
     _remark_on_warnings(caught, journal)
-    return image
+    return image, frames
 
 
 def _exif(image: Image.Image, journal: Journal) -> Image.Exif:
