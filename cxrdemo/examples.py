@@ -1,5 +1,9 @@
 """The example files of the viewer: phantoms, written as PNG, DICOM and JPEG.
 
+One has nothing planted in it, the others a lesion of known place and size (`lesions.py`), so that
+the reader sees whether the models find what is there; `tests/test_bundled.py` says what the bundled
+weights make of them.
+
 `python -m cxrdemo.examples FOLDER` writes them; the same versions of the libraries write the same
 bytes. Each image says "SYNTHETIC" in a corner outside the body, so that nobody mistakes it.
 """
@@ -16,8 +20,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
+from cxrdemo.lesions import plant
+from cxrdemo.lungs import assess
 from cxrdemo.phantom import STEP, Phantom, make_phantom
 from cxrdemo.radiograph import Radiograph
+from cxrdemo.results import LungMask
 
 NOTICE: Final = "SYNTHETIC"
 
@@ -33,31 +40,62 @@ class Example:
         name: File name; the suffix names the format.
         seed: Seed of the phantom.
         side_px: Height and width.
-        nodule: Whether it has a nodule.
-        effusion: Whether it has an effusion.
+        lesion: What is planted, a key of `lesions.KINDS`; None for nothing.
+        diameter: Of the lesion, as a fraction of the lungs' height.
+        centre: (x, y) of the lesion, as shares of the image's width and height.
     """
 
     name: str
     seed: int
     side_px: int
-    nodule: bool = False
-    effusion: bool = False
+    lesion: str | None = None
+    diameter: float = 0.0
+    centre: tuple[float, float] = (0.0, 0.0)
 
 
 EXAMPLES: Final = (
     Example("synthetic-normal.png", seed=2, side_px=768),
     # Uncompressed, as any viewer reads it, and therefore smaller.
-    Example("synthetic-nodule.dcm", seed=42, side_px=576, nodule=True),
-    Example("synthetic-effusion.jpg", seed=3, side_px=768, effusion=True),
+    Example(
+        "synthetic-nodule.dcm",
+        seed=42,
+        side_px=576,
+        lesion="nodule",
+        diameter=0.11,
+        centre=(0.32, 0.47),
+    ),
+    Example(
+        "synthetic-mass.jpg",
+        seed=7,
+        side_px=768,
+        lesion="mass",
+        diameter=0.22,
+        centre=(0.68, 0.5),
+    ),
 )
 
+_CONTRAST: Final = 0.5
 
-def draw_example(example: Example) -> Phantom:
-    """The phantom of an example, with the notice in its upper left corner."""
+
+def draw_example(example: Example, *, marked: bool = True) -> Phantom:
+    """The phantom of an example; marked, with the notice in its upper left corner."""
     side = example.side_px
-    phantom = make_phantom(
-        seed=example.seed, hw=(side, side), nodule=example.nodule, effusion=example.effusion
-    )
+    phantom = make_phantom(seed=example.seed, hw=(side, side))
+    if example.lesion is not None:
+        quality = assess(phantom.lungs, components=2, predicted_iou=1.0)
+        lungs = LungMask(phantom.lungs, quality, np.zeros((1, 1), np.float32))
+        x, y = example.centre
+        planted = plant(
+            phantom.radiograph,
+            lungs,
+            example.lesion,
+            (x * side, y * side),
+            diameter=example.diameter,
+            contrast=_CONTRAST,
+        )
+        phantom = replace(phantom, radiograph=planted)
+    if not marked:
+        return phantom
     corner = (round(0.02 * side), round(0.05 * side))
     notice = np.zeros((side, side), np.uint8)
     cv2.putText(notice, NOTICE, corner, cv2.FONT_HERSHEY_SIMPLEX, side / 1000, 255, 2, cv2.LINE_AA)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo.labels import FINDINGS
+from cxrdemo.lesions import KINDS
 from cxrdemo.masking import margin_levels
 from cxrdemo.radiograph import Radiograph, Source
 from cxrdemo.rendering import (
@@ -270,6 +271,7 @@ class Payload(TypedDict, total=False):
         fine: The same in full, once it was asked for.
         colours: 256 x RGB from no heat to the peak.
         sideColours: RGB of each side's outline.
+        lesions: Smallest and largest diameter of what can be planted, by the lungs' height.
         lungs: The mask; None where there is none.
         peak: Largest heat of all labels and maskings.
         maskings: Answers per masking; None while withheld.
@@ -293,6 +295,7 @@ class Payload(TypedDict, total=False):
     fine: FinePart
     colours: list[int]
     sideColours: dict[str, list[int]]
+    lesions: dict[str, list[float]]
     lungs: LungsPart | None
     peak: float
     maskings: dict[str, MaskingPart] | None
@@ -327,6 +330,7 @@ def image_part(analysis: Analysis) -> Payload:
             "sides": source.source.sides,
         },
         "colours": HEAT_COLOURS.ravel().tolist(),
+        "lesions": {name: list(kind.diameter) for name, kind in KINDS.items()},
         "sideColours": {str(int(side)): list(colour) for side, colour in SIDE_COLOURS.items()},
     }
 

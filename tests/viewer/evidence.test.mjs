@@ -51,6 +51,13 @@ test("the page opens on the largest ratio among what is called and proven, not o
   assert.equal(strongest([finding(0.9, null)], 0), 0);
 });
 
+test("among ratios of the same word the place among patients without the finding decides", () => {
+  const negatives = [0, 0.1, 0.2, 0.4, 0.8];
+  const low = finding(0.35, 1.9, { negatives }), high = finding(0.7, 1.4, { negatives });
+  assert.equal(strongest([low, high], 0), 1);
+  assert.equal(strongest([low, finding(0.31, 2.1, { negatives }), high], 0), 1);
+});
+
 test("a place among quantiles lies between them, and never beyond 0 and 1", () => {
   const quantiles = [0, 0.1, 0.2, 0.4, 0.8];
   assert.deepEqual([-1, 0, 0.1, 0.3, 0.8, 2].map((p) => placeAmong(quantiles, p)), [0, 0, 0.25, 0.625, 1, 1]);

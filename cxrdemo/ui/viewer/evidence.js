@@ -40,13 +40,24 @@ function evidenceText({ word, ratio }) {
   return `${word === "hardly any" ? word : `${word} evidence`} ×${ratioText(ratio)}`;
 }
 
-// The called finding with the largest ratio, or null: what a page should open on.
+// The called finding with the strongest evidence, or null: what a page should open on. Ratios that
+// have the same word differ by no more than their intervals; among them the place among patients
+// without the finding decides, where it is known, and then the ratio.
 function strongest(findings, point) {
+  const weight = (finding) => {
+    const { word, ratio } = evidenceOf(finding, point);
+    const rank = WORDS.findIndex(([, known]) => known === word);
+    const place = finding.negatives.length ? placeAmong(finding.negatives, finding.p) : 0;
+    return [rank < 0 ? -WORDS.length : -rank, place, ratio ?? 0];
+  };
+  const isMore = (a, b) => {
+    const apart = a.findIndex((value, i) => value !== b[i]);
+    return apart >= 0 && a[apart] > b[apart];
+  };
   let best = null;
   findings.forEach((finding, i) => {
     if (!isCalled(finding, point)) return;
-    const ratio = evidenceOf(finding, point).ratio ?? 0;
-    if (best === null || ratio > (evidenceOf(findings[best], point).ratio ?? 0)) best = i;
+    if (best === null || isMore(weight(finding), weight(findings[best]))) best = i;
   });
   return best;
 }

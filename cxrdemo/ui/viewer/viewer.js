@@ -226,6 +226,11 @@ function showControls() {
     const percent = 100 * data.lungs.step;
     Object.assign(find("[data-slide=margin]"), { min: percent, max: percent * data.lungs.count, step: percent });
   }
+  if (data && data.lesions) {
+    const [low, high] = data.lesions[view.kind];
+    view.diameter = bounded(view.diameter, low, high);
+    Object.assign(find("[data-slide=diameter]"), { min: Math.round(100 * low), max: Math.round(100 * high) });
+  }
   for (const slide of all("[data-slide]")) {
     if (document.activeElement !== slide || !slide.matches(":active")) slide.value = Math.round(100 * view[slide.dataset.slide]);
   }
