@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from benchmarks import analysis, networks, page, training
+from benchmarks import analysis, files, networks, page, training
 from benchmarks.harness import Row, machine, table, to_json
 from benchmarks.setting import Setting
 from cxrdemo.worker import in_worker
@@ -26,6 +26,7 @@ ROWS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "probes": analysis.probes,
     "batch": analysis.files,
     "memory": analysis.memory,
+    "files": files.large,
     "browser": page.browser,
     "gestures": page.gestures,
     "start": page.start,

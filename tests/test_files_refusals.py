@@ -34,8 +34,9 @@ from rasters import (
     png,
 )
 
+from cxrdemo import quiet
 from cxrdemo.errors import CxrDemoError, UnreadableImageError, UnsupportedImageError
-from cxrdemo.files import MAX_PIXELS, load, looks_readable, read_radiograph
+from cxrdemo.files import MAX_PIXELS, dicom, load, looks_readable, read_radiograph
 from cxrdemo.radiograph import MIN_READABLE_PX
 
 
@@ -138,6 +139,19 @@ def test_threads_leave_the_warning_filters_as_they_were() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(read, files)) == ["DICOM", "PNG", "refused"] * 20
     assert warnings.filters == before
+
+
+def test_decoding_holds_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def spy(*arguments: Any, **options: Any) -> bool:
+        held.append(quiet._lock.locked())
+        return bool(decode(*arguments, **options))
+
+    decode = dicom.decode
+    monkeypatch.setattr(dicom, "decode", spy)
+    read_radiograph(build(ramp(0, 4095), syntax=RLELossless))
+    assert held == [False]
 
 
 def test_decompression_bombs() -> None:
