@@ -285,3 +285,18 @@ def test_faint_grey_is_no_lung(tmp_path: Path) -> None:
     mask = read_mask(tmp_path / "mask.png")
     assert mask[10:30, 5:15].all()
     assert mask.sum() == 200
+
+
+def test_help_tells_each_default_that_says_something(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "(default: 20)",
+        "(default: sam-tinyvit-5m-512)",
+        "(default: 0.0005)",
+        "(default: auto)",
+    ):
+        assert words in text
+    assert "default: None" not in text
+    assert "default: False" not in text

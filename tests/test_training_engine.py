@@ -570,3 +570,27 @@ def test_figures_go_where_they_are_asked_for(
     monkeypatch.setitem(engine.LOGGERS, "wandb", not_there)
     with pytest.raises(DataError, match=r"--logger wandb needs a package .* pip install wandb"):
         trainer("c", "wandb")
+
+
+def test_a_run_whose_folder_was_moved_still_knows_its_best_epoch(
+    data: Path, tmp_path: Path
+) -> None:
+    def keepers(name: str) -> tuple[Any, Any]:
+        flags = classify_flags(data, tmp_path / name)[1:]
+        settings = settings_from(classify.ClassifySettings, parsed("classify", flags))
+        return engine.build_trainer(settings, "val_auroc")[1:]
+
+    before, last = keepers("before")
+    path = str(tmp_path / "before" / "best.ckpt")
+    before.best_model_path = before.kth_best_model_path = path
+    before.best_model_score = before.kth_value = torch.tensor(0.8)
+    before.best_k_models = {path: torch.tensor(0.8)}
+    stored = {keeper.state_key: keeper.state_dict() for keeper in (before, last)}
+    assert len(stored) == 2
+    assert all(key.startswith("ModelCheckpoint{") for key in stored)
+    after, _ = keepers("after")
+    after.load_state_dict(stored[after.state_key])
+    moved = str(tmp_path / "after" / "best.ckpt")
+    assert after.best_model_path == after.kth_best_model_path == moved
+    assert after.best_k_models == {moved: torch.tensor(0.8)}
+    assert float(after.best_model_score) == pytest.approx(0.8)

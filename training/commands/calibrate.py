@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, images/")
     parser.add_argument("--masks", type=Path, help="lung masks of --data, for loose and tight")
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoints"), help="folder with manifest.json"
+    )
     parser.add_argument(
         "--masking",
         choices=[*(str(mode) for mode in MaskingMode), "all"],

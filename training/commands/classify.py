@@ -169,7 +169,9 @@ class ClassifyTask(L.LightningModule):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--masking", choices=[str(m) for m in MaskingMode], required=True)
+    parser.add_argument(
+        "--masking", choices=[str(m) for m in MaskingMode], required=True, help="what is kept"
+    )
     add_shared_arguments(parser)
 
 
@@ -215,7 +217,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
         help="cells that the network averages over (default: %(default)s)",
     )
     parser.add_argument("--boxes", type=Path, help="boxes.csv: places of findings in --data")
-    parser.add_argument("--images-per-epoch", type=int, default=2048)
+    parser.add_argument(
+        "--images-per-epoch", type=int, default=2048, help="drawn, the rare ones more often"
+    )
     parser.add_argument(
         "--extra-share", type=float, default=0.5, help="part of the draws from --extra, 0..1"
     )

@@ -70,9 +70,11 @@ Case = TypeVar("Case", FindingCase, LungCase)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, images/")
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoints"), help="folder with manifest.json"
+    )
     parser.add_argument("--masks", type=Path, help="lung masks of --data, written by `masks`")
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which images")
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics and report")
     parser.add_argument(
         "--task", choices=("lungs", "findings"), help="default: what the columns of the index say"

@@ -106,13 +106,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=tuple(PRESETS), default="paper", help="settings of the training"
     )
-    parser.add_argument("--backbones", nargs="+", default=["resnet50"], metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--backbones", nargs="+", default=["resnet50"], metavar="NAME", help="as of `classify`"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training each")
     parser.add_argument(
         "--maskings",
         nargs="+",
         choices=[str(mode) for mode in MaskingMode],
         default=[str(mode) for mode in MaskingMode],
+        help="which to compare",
     )
     parser.add_argument(
         "--init",

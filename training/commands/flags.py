@@ -7,7 +7,9 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Help that ends each flag with its default, where it has one that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if "default" in (action.help or "") or action.default in (None, False, [], "==SUPPRESS=="):
+        # By identity: a default of 0.0 equals False and says something all the same.
+        silent = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
+        if silent or action.default == [] or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 

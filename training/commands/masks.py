@@ -40,7 +40,9 @@ GPU_BATCH: Final = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, images/")
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoints"), help="folder with manifest.json"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the masks")
     parser.add_argument("--shard", default="1/1", help="part to do and number of parts, as 2/8")
     parser.add_argument(

@@ -59,8 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, help="folder of a finished run to publish")
     parser.add_argument("--data", type=Path, help="folder to measure on; needed with --run")
     parser.add_argument("--masks", type=Path, help="lung masks of --data, for loose and tight")
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--version", type=int, default=1)
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoints"), help="folder with manifest.json"
+    )
+    parser.add_argument("--version", type=int, default=1, help="of the model: name.vVERSION")
     parser.add_argument("--trained-on", help="data sets and counts, for the card; with --run")
     parser.add_argument("--licence", help="of the weights, for the card; with --run")
     add_method_argument(parser)

@@ -121,7 +121,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--preset", choices=tuple(PRESETS), required=True)
+    parser.add_argument("--preset", choices=tuple(PRESETS), required=True, help="which chain")
     parser.add_argument(
         "--data",
         type=Path,

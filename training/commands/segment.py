@@ -240,10 +240,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--architecture",
         choices=("sam-tinyvit-5m-512", "sam-vit-b-1024"),
         default="sam-tinyvit-5m-512",
+        help="of the image encoder",
     )
     parser.add_argument("--init", type=Path, help="weights to start from (.pth or .safetensors)")
     parser.add_argument("--size", type=int, default=512, help="TinyViT input size in pixels")
-    parser.add_argument("--freeze-prompt-encoder", action="store_true")
+    parser.add_argument(
+        "--freeze-prompt-encoder", action="store_true", help="keep it as --init has it"
+    )
     add_run_arguments(parser, batch=8, lr=5e-4, weight_decay=0.01, ema=0.0)
 
 

@@ -63,10 +63,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Declares the flags of `RunSettings`; defaults of a command by name."""
     parser.add_argument("--out", type=Path, required=True, help="run folder; resumed if it exists")
     group = parser.add_argument_group("run")
-    group.add_argument("--epochs", type=int, default=20)
+    group.add_argument("--epochs", type=int, default=20, help="at most")
     group.add_argument("--batch", type=int, help="images per step, on all devices together")
     group.add_argument("--lr", type=float, help="peak learning rate")
-    group.add_argument("--weight-decay", type=float)
+    group.add_argument("--weight-decay", type=float, help="of AdamW")
     group.add_argument("--ema", type=float, help="decay of the averaged weights; 0 for none")
     group.add_argument(
         "--patience",
@@ -81,8 +81,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         help="auto: mixed bf16 where the hardware has it, mixed fp16 on GPUs that have that alone",
     )
     group.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) per node")
-    group.add_argument("--num-nodes", type=int, default=1)
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--num-nodes", type=int, default=1, help="machines that train together")
+    group.add_argument("--seed", type=int, default=0, help="of everything random")
     group.add_argument("--workers", type=int, default=1, help="data loading processes per device")
     group.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, or auto for GPUs where there are some"

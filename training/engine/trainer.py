@@ -96,6 +96,33 @@ class AtomicCheckpoints(TorchCheckpointIO):
             raise DataError(_cannot_write(Path(path), error)) from error
 
 
+class KeptEpoch(ModelCheckpoint):
+    """Keeps one epoch of a run, also of a run whose folder was moved before it went on.
+
+    Lightning would forget the best score then, take the next epoch for the best one, and look for
+    the old one where it no longer is.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """As Lightning names it, so that checkpoints do not depend on this class's name."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the score and the files, which lie in this run's folder wherever that is."""
+        folder = str(self.dirpath)
+
+        def here(path: str) -> str:
+            return os.path.join(folder, Path(path).name) if path else path  # noqa: PTH118
+
+        moved = {
+            key: here(value) if key.endswith("_model_path") else value
+            for key, value in state_dict.items()
+        }
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(moved | {"dirpath": self.dirpath, "best_k_models": kept})
+
+
 class StepSeeds(L.Callback):
     """Seeds dropout and its like for each step anew, so that a resumed run goes on alike."""
 
@@ -162,10 +189,10 @@ def build_trainer(
     """
     run = RunFolder(Path(settings.out))
     folder = run.path
-    best = ModelCheckpoint(
+    best = KeptEpoch(
         folder, run.best.stem, monitor=monitor, mode="max", enable_version_counter=False
     )
-    last = ModelCheckpoint(folder, run.last.stem, enable_version_counter=False)
+    last = KeptEpoch(folder, run.last.stem, enable_version_counter=False)
     on_terminal = sys.stdout.isatty()
     callbacks: list[L.Callback] = [best, last, StepSeeds(settings.seed)]
     callbacks.append(RichProgressBar() if on_terminal else EpochLines())
