@@ -159,3 +159,22 @@ def test_without_a_card_a_large_film_is_drawn_roughly_first_and_sharp_at_rest(
     tab.keyboard.press("i")
     tab.wait_for_function(at_rest)
     assert tab.evaluate("films[0]") <= 400_000
+
+
+def test_the_picture_in_full_is_fetched_once_it_shows_more(watched: Watched) -> None:
+    """A window so narrow that 8 bits are too few, of a file that has 16."""
+    tab = watched.open()
+    ramp = np.tile(np.linspace(0, 1, 320), (360, 1))
+    png = cv2.imencode(".png", np.rint(ramp * 65535).astype(np.uint16))[1].tobytes()
+    upload(tab, png, "ramp.png")
+    told = tab.locator("[data-out=pixel]")
+    tab.keyboard.press("m")
+    tab.mouse.move(1, 1)
+    tab.locator("[data-slide=width]").evaluate(
+        "(slide) => { slide.value = 5; slide.dispatchEvent(new Event('input')); }"
+    )
+    expect(told).to_have_text(re.compile("320 . 360 px, 16 bit"))
+    row = film(tab)[film(tab).shape[0] // 2, :, 0]
+    shown = row[(row > 0) & (row < 255)]
+    # A twentieth of the range: 16 columns of the ramp, 13 levels of 8 bits, drawn smoothly.
+    assert len(np.unique(shown)) > 20

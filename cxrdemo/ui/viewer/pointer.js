@@ -46,9 +46,17 @@ function windowDragged({ level, width }, dx, dy) {
   return { preset: "own", width: bounded(width + dx / 300, 0.01, 2), level: bounded(level + dy / 500, 0, 1) };
 }
 
-// At the foot of the page; without a pointer on a film, how much of the file is on the screen.
+// What is told of the place under the pointer, at the foot of the page; without one, how much of
+// the file is on the screen.
+let pointed = "";
 function tell(text) {
-  find("[data-out=pixel]").textContent = text || (data && picture ? sizeInWords(data.image, pyramid()[0], Boolean(fine)) : "");
+  pointed = text;
+  showPointed();
+}
+
+function showPointed() {
+  const shown = data && picture ? sizeInWords(data.image, pyramid()[0], Boolean(fine)) : "";
+  find("[data-out=pixel]").textContent = (data && pointed) || shown;
 }
 
 function listen(pane) {

@@ -50,6 +50,7 @@ let turns = 0;
 async function receive() {
   if (!props.value || !props.value.run) return;
   const { case: archive, ...sent } = props.value;
+  if (sent.fine) return receiveFine(sent);
   const turn = ++turns;
   if (sent.clear) {
     data = picture = fine = planted = levels = null;
@@ -68,10 +69,12 @@ async function receive() {
   }
   if (archive) takeAway({ url: archive, name: `${stem()}.zip` });
   const isNew = !data || sent.study !== data.study;
-  if (sent.fine) return isNew ? undefined : receiveFine(sent);
   if (isNew && !sent.image) return;
+  // A stage tells the picture again, a remedy brings another one.
+  if (!isNew && sent.image?.url === data.image.url) sent.image = data.image;
+  const isOther = isNew || Boolean(sent.image && sent.image !== data.image);
   const merged = isNew ? sent : { ...data, ...sent };
-  const image = isNew || sent.image ? await pictureOf(merged.image) : picture;
+  const image = isOther ? await pictureOf(merged.image) : picture;
   const changed = merged.planted ? await pictureOf(merged.planted.image) : null;
   const map = merged.lungs ? await levelsOf(merged.lungs.levels) : null;
   if (turn !== turns) return; // overtaken by a later one, which holds all of this
@@ -85,8 +88,8 @@ async function receive() {
   const isFirstReading = merged.maskings && (isNew || !data.maskings);
   data = merged;
   picture = image;
-  if (isNew) {
-    fine = null;
+  if (isOther) {
+    fine = fineAskedOf = null;
     offerWindows();
   }
   planted = changed;
@@ -162,8 +165,8 @@ function askForFine() {
 }
 
 async function receiveFine(sent) {
-  const finer = await pictureOf(sent.fine);
-  if (!data || data.study !== sent.study) return;
+  const image = data?.image, finer = await pictureOf(sent.fine);
+  if (!data || data.study !== sent.study || data.image !== image) return; // meanwhile there is another one
   fine = finer;
   refresh();
 }
@@ -247,6 +250,7 @@ function showControls() {
   find(".cxv-fix .cxv-tip").textContent = busy ? "Reading anew…" : editTip();
   find(".cxv-planting .cxv-tip").textContent = busy ? "Reading anew…" : data && data.planted ? "Click elsewhere to move it." : "Click into a lung.";
   showLegend();
+  showPointed();
 }
 
 function chooseAmong(buttons, key, chosen) {
