@@ -130,6 +130,18 @@ def test_every_figure_of_a_spec_is_from_test_patients() -> None:
             assert point.sensitivity.value == pytest.approx(called[truth].mean())
             assert point.specificity.value == pytest.approx((~called[~truth]).mean())
             assert (point.sensitivity.n, point.specificity.n) == (truth.sum(), (~truth).sum())
+            false_rate = called[~truth].mean()
+            if false_rate == 0:
+                assert point.likelihood_ratio is None
+            else:
+                assert point.likelihood_ratio is not None
+                expected = called[truth].mean() / false_rate
+                assert point.likelihood_ratio.value == pytest.approx(expected)
+                assert point.likelihood_ratio.n == 120
+        assert len(label.negatives) == 101
+        assert label.negatives[0] == pytest.approx(found[~truth, column].min())
+        assert label.negatives[-1] == pytest.approx(found[~truth, column].max())
+        assert label.place(float(np.median(found[~truth, column]))) == pytest.approx(0.5, abs=0.01)
     assert spec.metrics["auroc_macro"].n == 120
     assert spec.metrics["auroc_macro_without_rsna_normal"].n == 100
     assert not [name for name in spec.metrics if name.startswith(("images", "lung_area", "sens"))]

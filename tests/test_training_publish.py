@@ -198,7 +198,8 @@ def test_a_card_says_all_that_its_entry_knows(tmp_path: Path) -> None:
         interval = f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}, n={figure.n})"
         assert f"| {label.key} | {interval} |" in card
         for point in label.points:
-            assert f"| {label.key} | {point.name} | {point.threshold:.3f} |" in card
+            alike = [p.name for p in label.points if p.threshold == point.threshold]
+            assert f"| {label.key} | {' = '.join(alike)} | {point.threshold:.3f} |" in card
     for words in (
         "Intended:", "Refused:", "no patient is in two splits", "7 PA, 113 unknown",
         "18 to 90, median 50", "2.00 h wall clock", "abc123", "a CPU", spec.sha256,
@@ -210,6 +211,15 @@ def test_a_card_says_all_that_its_entry_knows(tmp_path: Path) -> None:
     assert "| here | mean Dice | 0.900 | 0.800 to 0.950 | 12 |" in make_card(lungs)
     assert "not recorded" in make_card(lungs)
     assert "nan" not in card.lower().replace("finan", "")
+
+
+def test_operating_points_of_one_threshold_are_told_as_one(tmp_path: Path) -> None:
+    spec = measured_store(tmp_path).specs[0]
+    label = spec.labels[0]
+    same = replace(label.others[0], threshold=label.threshold)
+    card = make_card(replace(spec, labels=(replace(label, others=(same,)), *spec.labels[1:])))
+    assert f"| {label.key} | balanced = {same.name} | {label.threshold:.3f} |" in card
+    assert card.count(f"| {label.key} | {same.name} |") == 0
 
 
 def test_what_does_not_beat_chance_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,15 @@ from cxrdemo.figure_names import WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
 from training.errors import DataError
-from training.measures.figures import classifier_figures, ranking_figures
+from training.measures.figures import classifier_figures, probabilities, ranking_figures
 from training.measures.scoring import HEAT, Outputs
 
 THRESHOLD_RULE: Final = "largest sensitivity + specificity on the validation patients"
 HIGH_RATE: Final = 0.9
 SLOPE_PRIOR: Final = 0.5
+QUANTILES: Final = 101
+"""Of the scores of images without the finding: per cent by per cent, both ends included."""
+
 MIN_CASES: Final = 8
 """Fewer positives or negatives say nothing of a threshold that keeps nine in ten of them."""
 
@@ -119,25 +122,34 @@ def with_figures(
                 test.subset(clean), labels, resamples=resamples
             ).items()
         }
-    measured = tuple(_with_rates(label, figures) for label in labels)
+    scores = probabilities(test.scores, labels)
+    measured = tuple(
+        _with_rates(label, figures, scores[test.known[:, k] & ~test.scores.labels[:, k], k])
+        for k, label in enumerate(labels)
+    )
     return replace(spec, labels=measured, metrics=metrics)
 
 
-def _with_rates(label: LabelSpec, figures: Mapping[str, Estimate]) -> LabelSpec:
-    others = tuple(
-        replace(
-            point,
-            sensitivity=figures[str(FigureName("sensitivity", label.key, point.name))],
-            specificity=figures[str(FigureName("specificity", label.key, point.name))],
+def _with_rates(
+    label: LabelSpec, figures: Mapping[str, Estimate], negatives: NDArray[np.float64]
+) -> LabelSpec:
+    """What each operating point does, and how the images without the finding score."""
+
+    def at(point: str) -> dict[str, Any]:
+        sensitivity, specificity, ratio = (
+            figures[str(FigureName(measure, label.key, point))]
+            for measure in ("sensitivity", "specificity", "lr")
         )
-        for point in label.others
-    )
-    return replace(
-        label,
-        sensitivity=figures[str(FigureName("sensitivity", label.key))],
-        specificity=figures[str(FigureName("specificity", label.key))],
-        others=others,
-    )
+        return {
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            # Where no negative is called it has no upper bound, and is left out.
+            "likelihood_ratio": None if math.isnan(ratio.value) else ratio,
+        }
+
+    others = tuple(replace(point, **at(point.name)) for point in label.others)
+    places = np.quantile(negatives, np.linspace(0, 1, QUANTILES))
+    return replace(label, **at(""), others=others, negatives=tuple(float(p) for p in places))
 
 
 def _label_spec(key: str, column: Column, scale: float, offset: float) -> LabelSpec:

@@ -16,7 +16,7 @@ import numpy as np
 from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.figure_names import MACRO, WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
-from cxrdemo.specs import CheckpointSpec, Estimate, Sample
+from cxrdemo.specs import CheckpointSpec, Estimate, OperatingPoint, Sample
 from training.measures.places import CONTRASTS
 from training.sets.index import SPLITS, FindingCase, LungCase
 from training.sets.tables import read_table
@@ -294,7 +294,9 @@ def _places(spec: CheckpointSpec) -> str:
             "control_crossing": "newly called, beside the lungs",
         }
         names = [FigureName.parse(name) for name in spec.metrics]
-        conditions = [n.at for n in names if (n.measure, n.of) == ("planted_hit", planted[0])]
+        conditions = sorted(
+            n.at for n in names if (n.measure, n.of) == ("planted_hit", planted[0])
+        )
         rows = [
             (
                 display_name(key),
@@ -355,18 +357,30 @@ def _operating_points(spec: CheckpointSpec) -> str:
     rows = [
         (
             display_name(label.key),
-            point.name,
-            f"{point.threshold:.3f}",
-            _in_words(point.sensitivity, 2),
-            _in_words(point.specificity, 2),
+            " = ".join(point.name for point in alike),
+            f"{alike[0].threshold:.3f}",
+            _in_words(alike[0].sensitivity, 2),
+            _in_words(alike[0].specificity, 2),
+            _in_words(alike[0].likelihood_ratio, 1, count=False),
         )
-        for label in spec.by_finding
-        for point in label.points
+        for label in spec.labels
+        for alike in _coinciding(label.points)
     ]
     return (
         "## Operating points\n\nThresholds from validation patients, rates from test patients.\n\n"
-        f"{rules}\n" + _table(("finding", "point", "threshold", "sensitivity", "specificity"), rows)
+        f"{rules}\n"
+        + _table(
+            ("finding", "point", "threshold", "sensitivity", "specificity", "likelihood ratio"),
+            rows,
+        )
     )
+
+
+def _coinciding(points: Sequence[OperatingPoint]) -> list[list[OperatingPoint]]:
+    """Points in order, those of one threshold together."""
+    return [
+        [p for p in points if p.threshold == t] for t in dict.fromkeys(p.threshold for p in points)
+    ]
 
 
 def _origin(spec: CheckpointSpec) -> str:
