@@ -16,6 +16,7 @@ from training.commands.chain import COMMANDS
 from training.commands.experiment import Group, plan, write_table
 from training.commands.reproduce import PRESETS
 from training.engine.record import recorded
+from training.errors import DataError
 from training.measures.figures import classifier_figures, json_ready, paired_differences
 
 
@@ -38,7 +39,8 @@ def test_every_backbone_and_seed_gets_its_own_chain(phantom_sets: Path) -> None:
     for step in steps:
         if step.command == "classify":
             is_resnet = "resnet50" in step.name
-            assert ("--backbone" in step.flags) != is_resnet
+            backbone = step.flags[step.flags.index("--backbone") + 1]
+            assert backbone == ("resnet50" if is_resnet else "torchvision/densenet121")
             assert ("/weights/resnet50.pth" in step.flags) == is_resnet
             seed = step.flags[step.flags.index("--seed") + 1]
             assert f"-seed{seed}-" in step.name
@@ -69,6 +71,38 @@ def test_pretraining_comes_first_where_the_preset_has_it(phantom_sets: Path) -> 
     args = parser.parse_args(steps[1].flags)
     assert args.init == steps[0].output
     assert (args.seed, args.masking) == (3, "tight")
+
+
+def test_two_learnt_backbones_are_each_begun_from_their_own_weights(phantom_sets: Path) -> None:
+    fit = {"resnet50-dilated": "chest-ct", "timm/tf_efficientnet_lite0": "imagenet-lite0"}
+    given = {
+        "segmenter": Path("/checkpoints"),
+        "mask_folder": phantom_sets / "masks",
+    }
+    groups = [Group(backbone, 0, Path("/out")) for backbone in fit]
+    steps = plan(PRESETS["bundled"], phantom_sets / "nih", groups, ALL_MASKINGS, **given)
+    begun = [step for step in steps if step.command == "pretrain"]
+    assert [step.flags[step.flags.index("--start") + 1] for step in begun] == list(fit.values())
+    for step in steps:
+        if step.command in ("pretrain", "classify"):
+            parser = argparse.ArgumentParser()
+            COMMANDS[step.command].add_arguments(parser)
+            args = parser.parse_args(step.flags)
+            assert args.backbone.replace("/", "-") in step.name
+            assert (args.start is None) == (step.command == "classify")
+    other = [Group("torchvision/densenet121", 0, Path("/out"))]
+    with pytest.raises(DataError, match="--init torchvision/densenet121=FILE"):
+        plan(PRESETS["bundled"], phantom_sets / "nih", other, ALL_MASKINGS, **given)
+    mine = plan(
+        PRESETS["bundled"],
+        phantom_sets / "nih",
+        other,
+        ALL_MASKINGS,
+        starts={"torchvision/densenet121": Path("/dense.pth")},
+        **given,
+    )
+    assert "/dense.pth" in mine[0].flags
+    assert "--start" not in mine[0].flags
 
 
 class FakeTraining:

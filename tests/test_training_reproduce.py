@@ -76,11 +76,13 @@ def test_the_bundled_recipe(phantom_sets: Path) -> None:
     assert third.init == Path("/out/segment-2/network.safetensors")
     assert steps["publish-segment-3"].run == Path("/out/segment-3")
     pretrain = steps["pretrain"]
-    assert (pretrain.epochs, pretrain.images_per_epoch, pretrain.select) == (20, 3072, "last")
+    assert (pretrain.epochs, pretrain.images_per_epoch, pretrain.select) == (5, 1280, "last")
+    assert (pretrain.backbone, pretrain.start) == ("resnet50-dilated", "chest-ct")
     assert pretrain.extra == [phantom_sets / "pretrain"]
     for mode in ALL_MASKINGS:
         run = steps[f"classify-{mode}"]
-        assert (run.masking, run.epochs, run.images_per_epoch) == (str(mode), 5, 1024)
+        assert (run.masking, run.epochs, run.images_per_epoch) == (str(mode), 3, 640)
+        assert (run.backbone, run.start) == ("resnet50-dilated", None)
         assert run.init == Path("/out/pretrain/network.safetensors")
         assert run.out == steps[f"publish-{mode}"].run == Path(f"/out/{mode}")
 

@@ -24,6 +24,7 @@ from training.commands.flags import add_device_argument
 from training.commands.reproduce import PRESETS, Preset
 from training.engine.record import drawn_images, read_record
 from training.engine.run_folder import RunFolder
+from training.engine.starts import STARTS
 from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME
 from training.measures.figures import json_ready
@@ -199,12 +200,12 @@ def plan(
     for group in groups:
         start = (starts or {}).get(group.backbone)
         shared: tuple[str, ...] = (*measured, "--seed", str(group.seed))
-        shared += _backbone_flags(group.backbone)
+        shared += ("--backbone", group.backbone)
         if extra is not None:
             shared += ("--extra", str(extra))
         if preset.pretrain is not None:
             folder = group.out / "runs" / f"{group.name}-pretrain"
-            init = ("--init", str(start)) if start else ()
+            init = ("--init", str(start)) if start else _learnt(preset, group.backbone)
             start = RunFolder(folder).network
             flags = (*shared, *init, "--out", str(folder), *preset.pretrain)
             steps.append(Step(f"pretrain-{group.name}", "pretrain", flags, start))
@@ -288,8 +289,21 @@ def _starts(given: Sequence[str], backbones: Sequence[str]) -> dict[str, Path]:
     return starts
 
 
-def _backbone_flags(backbone: str) -> tuple[str, ...]:
-    return () if backbone == "resnet50" else ("--backbone", backbone)
+def _learnt(preset: Preset, backbone: str) -> tuple[str, ...]:
+    """The start of a backbone, for presets that begin from learnt weights.
+
+    Raises:
+        DataError: If there is none for it, as a table of learnt and random starts compares neither.
+    """
+    if preset.start is None:
+        return ()
+    for name, start in STARTS.items():
+        if backbone in start.backbones:
+            return ("--start", name)
+    raise DataError(
+        f"This preset begins from learnt weights, and there are none for {backbone}. Give some as "
+        f"--init {backbone}=FILE."
+    )
 
 
 def _row(group: Group, mode: MaskingMode, figures: Mapping[str, Any]) -> Row:

@@ -28,6 +28,7 @@ from training.commands import evaluate
 from training.commands.chain import Step, describe, on_device, publication, run_chain
 from training.commands.flags import add_device_argument
 from training.engine.run_folder import RunFolder
+from training.engine.starts import STARTS
 from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME, read_sides
 from training.measures.scoring import kept_by, load_classifiers
@@ -48,6 +49,9 @@ class Preset:
         segment: Stages of the segmenter; each starts from the weights of the one before.
         pretrain: Of the network that the classifiers start from; None to start from --imagenet.
         classify: The same for all maskings.
+        backbone: Of the classifiers.
+        start: A key of `engine.starts.STARTS` that the backbone begins from; None for random
+            weights, or those of --imagenet.
         measure: Of every `publish` and `evaluate`.
         licence: Of the weights, for the cards.
         needs_weights: Whether --medsam and --imagenet must be given.
@@ -58,6 +62,8 @@ class Preset:
     pretrain: tuple[str, ...] | None
     classify: tuple[str, ...]
     licence: str
+    backbone: str = "resnet50"
+    start: str | None = None
     measure: tuple[str, ...] = ()
     needs_weights: bool = False
     makes_data: bool = False
@@ -77,7 +83,8 @@ PRESETS: Final[Mapping[str, Preset]] = {
         ),
         classify=_flags(
             "--size 64 --epochs 1 --images-per-epoch 16 --extra-share 0.15 --batch 8 --lr 2e-4 "
-            "--nodules 0.08 --masses 0.06 --select last --workers 0"
+            "--nodules 0.08 --masses 0.06 --decoys 0.06 --jitter-edges --place-weight 0.2 "
+            "--beyond-weight 0.5 --select last --workers 0"
         ),
         measure=_flags("--resamples 20 --planted 2"),
         licence="none: not for use",
@@ -90,14 +97,17 @@ PRESETS: Final[Mapping[str, Preset]] = {
             _flags("--size 512 --epochs 4 --lr 3e-4 --batch 6"),
         ),
         pretrain=_flags(
-            "--size 160 --epochs 20 --images-per-epoch 3072 --extra-share 0.4 --batch 64 --lr 1e-3 "
-            "--nodules 0.12 --masses 0.08 --workers 2 --fill black --pooling all"
+            "--size 192 --epochs 5 --images-per-epoch 1280 --extra-share 0.25 --batch 32 --lr 3e-4 "
+            "--ema 0.98 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
+            "--beyond-weight 0.5 --precision fp32 --workers 0"
         ),
         classify=_flags(
-            "--size 224 --epochs 5 --images-per-epoch 1024 --extra-share 0.15 --batch 32 "
-            "--lr 2e-4 --nodules 0.08 --masses 0.06 --fill black --pooling all --select best "
-            "--workers 2"
+            "--size 192 --epochs 3 --images-per-epoch 640 --extra-share 0 --batch 32 --lr 1.5e-4 "
+            "--ema 0.95 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
+            "--beyond-weight 0.5 --select best --precision fp32 --workers 0"
         ),
+        backbone="resnet50-dilated",
+        start="chest-ct",
         licence="Research use. See the terms of each data set.",
     ),
     "paper": Preset(
@@ -269,17 +279,22 @@ def plan(
     flags = ("--data", str(nih), "--checkpoints", str(folder), "--out", str(mask_folder))
     steps.append(Step("masks", "masks", flags, mask_folder / QUALITY_NAME))
     measured = ("--data", str(nih), "--masks", str(mask_folder))
-    shared = (*measured, "--extra", str(extra)) if has_extra else measured
+    shared = (*measured, "--backbone", preset.backbone)
     if boxes.is_file():
         shared = (*shared, "--boxes", str(boxes))
+    if has_extra:
+        shared = (*shared, "--extra", str(extra))
     start = imagenet
     if preset.pretrain is not None:
         start = RunFolder(out / "pretrain").network
-        flags = (*shared, "--out", str(start.parent), *preset.pretrain)
+        learnt = ("--start", preset.start) if preset.start else ()
+        flags = (*shared, *learnt, "--out", str(start.parent), *preset.pretrain)
         steps.append(Step("pretrain", "pretrain", flags, start))
     trained_on = describe(finding_cases)
     if extra_cases:
         trained_on += "; pretrained on " + describe(extra_cases)
+    if preset.start:
+        trained_on += f"; begun from {STARTS[preset.start].words}"
     for mode in MaskingMode:
         target = out / str(mode)
         begin = ("--init", str(start)) if start else ()

@@ -294,9 +294,7 @@ def _places(spec: CheckpointSpec) -> str:
             "control_crossing": "newly called, beside the lungs",
         }
         names = [FigureName.parse(name) for name in spec.metrics]
-        conditions = sorted(
-            n.at for n in names if (n.measure, n.of) == ("planted_hit", planted[0])
-        )
+        conditions = sorted(n.at for n in names if (n.measure, n.of) == ("planted_hit", planted[0]))
         rows = [
             (
                 display_name(key),
