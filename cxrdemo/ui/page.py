@@ -150,7 +150,12 @@ def _read_tab(visits: Visits) -> _ReadTab:
 
 def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
     with gr.Row():
-        files = gr.File(label="DICOM, PNG or JPEG files", file_count="multiple", height=140)
+        files = gr.File(
+            label="DICOM, PNG or JPEG files",
+            file_count="multiple",
+            height=140,
+            elem_classes="cxr-list-drop",
+        )
         with gr.Column(scale=0, min_width=260), gr.Row():
             start = gr.Button("Read all", variant="primary", min_width=100)
             stop = gr.Button("Stop", min_width=80)
