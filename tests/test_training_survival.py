@@ -4,15 +4,20 @@ import builtins
 import errno
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_training_masks import data, flags  # noqa: F401  # a fixture
 
 from training.__main__ import main
+from training.engine.run_folder import RunFolder
+from training.engine.trainer import AtomicCheckpoints, save_network
+from training.errors import DataError
 from training.writing import replacing
 
 
@@ -151,3 +156,26 @@ def test_a_draft_takes_the_files_place_only_when_it_is_whole(tmp_path: Path) -> 
         fail()
     assert path.read_text() == "one"
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
+def test_a_disk_that_takes_no_checkpoint_is_told_and_leaves_the_old_one(tmp_path: Path) -> None:
+    """Files longer than 100 kB are refused by the system itself, as a full disk refuses them."""
+    import resource
+
+    folder = RunFolder(tmp_path)
+    small, large = ({"state_dict": {"network.w": torch.zeros(n)}} for n in (1000, 100_000))
+    AtomicCheckpoints().save_checkpoint(small, folder.last)
+    AtomicCheckpoints().save_checkpoint(large, folder.best)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"last\.ckpt cannot be written .* Is the disk full"):
+            AtomicCheckpoints().save_checkpoint(large, folder.last)
+        with pytest.raises(DataError, match=r"network\.safetensors cannot be written"):
+            save_network(folder.best, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    kept = torch.load(folder.last, weights_only=True)["state_dict"]["network.w"]
+    assert torch.equal(kept, torch.zeros(1000))
