@@ -10,9 +10,14 @@ ARG EXTRA_INDEX=""
 RUN useradd --create-home --uid 1000 viewer
 WORKDIR /home/viewer/app
 
-COPY requirements.txt ./
-RUN PIP_EXTRA_INDEX_URL="${EXTRA_INDEX}" \
-    pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+# The lock has the hashes of plain wheels; another index has wheels of its own.
+COPY requirements.txt requirements.lock ./
+RUN if [ -z "${EXTRA_INDEX}" ]; then \
+        pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock; \
+    else \
+        PIP_EXTRA_INDEX_URL="${EXTRA_INDEX}" \
+        pip install --no-cache-dir --disable-pip-version-check -r requirements.txt; \
+    fi
 
 COPY --chown=viewer app.py LICENSE ./
 COPY --chown=viewer cxrdemo ./cxrdemo

@@ -5,13 +5,14 @@
 # make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md
 # make kill   kills training N times at random and compares what it ends with
 # make fuzz   reads N files broken by chance, and prints what came of them
+# make lock   requirements.lock anew from requirements.txt, by uv
 # make check  lint, types and tests, as before a commit
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench load kill fuzz space check lint types clean
+.PHONY: demo test bench load kill fuzz space lock check lint types clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
@@ -38,6 +39,10 @@ load: $(VENV)/development
 # Such as: make fuzz N=10000
 fuzz: $(VENV)/development
 	PYTHONPATH=.:tests $(BIN)/python tests/fuzz/mutations.py --times $(N)
+
+lock:
+	uv pip compile requirements.txt --generate-hashes --universal --python-version 3.11 \
+		--no-header --no-annotate --no-emit-index-url -o requirements.lock
 
 check: lint types test
 

@@ -458,6 +458,7 @@ def test_ctrl_c_finishes_what_is_in_hand_and_the_next_run_goes_on(tmp_path: Path
     while process.poll() is None and not list(out.glob("*.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # as a shell's does, to the process and to its group
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert b"Traceback" not in errors

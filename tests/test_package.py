@@ -1,5 +1,6 @@
 """What is installed under the name cxrdemo."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def test_the_pinned_versions_lie_in_the_ranges_of_the_package(file: str) -> None
     assert pinned.keys() == ranges.keys()
     for name, version in pinned.items():
         assert version in ranges[name], name
+
+
+def test_the_lock_holds_every_pin_with_hashes() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    blocks = re.split(r"\n(?=[a-zA-Z])", text)[1:]
+    locked = {}
+    for block in blocks:
+        name, version = re.match(r"([\w.-]+)==([^\s;\\]+)", block).groups()
+        locked[name.replace("_", "-")] = version
+        assert "--hash=sha256:" in block, name
+    for name, version in pins("requirements.txt").items():
+        assert locked[name.replace("_", "-")] == version
 
 
 def test_version_is_told_alike_everywhere() -> None:

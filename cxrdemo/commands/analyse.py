@@ -45,6 +45,9 @@ _WORDS: Final[Mapping[Status, str]] = {
     "left": "not begun",
 }
 _LISTED_FAILURES: Final = 10
+_ONE_SIGNAL: Final = 1.0
+"""In seconds: `timeout` and some shells send a signal to a process and once more to its group."""
+
 _HASHED_AT_ONCE: Final = 4
 
 
@@ -124,18 +127,21 @@ class _Stop(threading.Event):
     """Set once a signal asked for an end."""
 
     signal = int(signal.SIGINT)
+    since = 0.0
 
 
 @contextmanager
 def _signals_noted() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM let the files in hand be finished; a second one ends at once."""
+    """Ctrl-C and SIGTERM let the files in hand be finished; one more, later, ends at once."""
     stop = _Stop()
 
     def note(number: int, _: Any) -> None:
-        if stop.is_set():
+        now = time.monotonic()
+        if not stop.is_set():
+            stop.signal, stop.since = number, now
+            stop.set()
+        elif now - stop.since > _ONE_SIGNAL:
             raise KeyboardInterrupt
-        stop.signal = number
-        stop.set()
 
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python takes signals in the main thread alone
