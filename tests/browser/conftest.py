@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def site() -> Iterator[Site]:
-    sync_api.expect.set_options(timeout=20_000)
+    sync_api.expect.set_options(timeout=40_000)
     pipeline = Pipeline(EllipseSegmenter(), {mode: _classifier(mode) for mode in MaskingMode})
     with ExitStack() as stack:
         stack.enter_context(closing_event_loops())
