@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxrdemo import ui
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.examples import EXAMPLES, Example
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDING_KEYS
+from cxrdemo.lesions import KINDS
 from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.results import ALL_MASKINGS
+from cxrdemo.results import ALL_MASKINGS, MaskingMode
 from training.reports.cards import make_card
 
+FOLDER = Path(ui.__file__).parent / "examples"
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
@@ -68,3 +72,27 @@ def test_real_images_have_plausible_lungs(
     image = next((data_folder / "lungs" / "images").glob(f"{case['name']}.*"))
     lungs = bundled_pipeline.find_lungs(read_radiograph(image))
     assert lungs.quality.is_plausible, lungs.quality
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_masked_models_do_on_the_examples_what_the_page_claims(
+    bundled_pipeline: Pipeline, example: Example
+) -> None:
+    """What is planted is called, and the hottest cell lies on it; where nothing is, neither is."""
+    analysis = bundled_pipeline.analyse(read_radiograph(FOLDER / example.name))
+    assert analysis.doubts == ()
+    for mode in (MaskingMode.LOOSE, MaskingMode.TIGHT):
+        findings, places = analysis.readings[mode].findings, analysis.readings[mode].places
+        pairs = zip(findings.probabilities, places, strict=True)
+        found = dict(zip(findings.labels, pairs, strict=True))
+        if example.lesion is None:
+            assert found["Mass"][0] < 0.1
+            assert found["Nodule"][0] < 0.1
+            continue
+        probability, place = found[KINDS[example.lesion].key]
+        assert probability > 0.2
+        assert place.hottest is not None
+        assert place.hottest_in_lungs
+        planted = np.array(example.centre) * example.side_px
+        cell = example.side_px / analysis.readings[mode].saliency[0].grid.shape[0]
+        assert np.abs(np.array(place.hottest) - planted).max() <= cell

@@ -90,5 +90,6 @@ test("heat is told with the share that chance would give", () => {
   const outside = heatChips({ hottest: { ...spot, inLungs: false, side: null }, inLung: 0.1 }, { chance: 0.23 });
   assert.deepEqual(outside.map(({ isWarning }) => isWarning), [true, true]);
   assert.equal(outside[0].text, "hottest spot outside the lungs");
+  assert.equal(heatChips({ hottest: spot, inLung: 0.95 }, { chance: 1 })[1].isWarning, false);
   assert.equal(heatChips({ hottest: null, inLung: null }, { chance: 0.2 }), null);
 });

@@ -98,6 +98,6 @@ function heatChips({ hottest, inLung }, masking) {
   const percent = (share) => `${Math.round(100 * share)} %`;
   return [
     { text: hottest.inLungs ? `hottest spot in the ${hottest.side ? `${hottest.side} lung` : "lungs"}` : "hottest spot outside the lungs", isWarning: !hottest.inLungs },
-    { text: `${percent(inLung)} in the lungs (chance: ${percent(masking.chance)})`, isWarning: inLung < masking.chance - 0.005 },
+    { text: `${percent(inLung)} in the lungs (chance: ${percent(masking.chance)})`, isWarning: inLung < 0.9 * masking.chance },
   ];
 }
