@@ -25,6 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from rasters import (
+    COLOUR8,
     GREY8,
     HW,
     assert_refused,
@@ -165,6 +166,21 @@ def test_decompression_bombs() -> None:
             ]
         )
         assert_refused(bomb, UnsupportedImageError, "megapixels")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "photometric", "side", "most"),
+    [
+        (ramp(0, 9), "MONOCHROME2", 10_001, "100 megapixels"),
+        (COLOUR8, "RGB", 6_400, "40 megapixels"),
+        (ramp(0, 9, np.uint32), "MONOCHROME2", 4_500, "20 megapixels"),
+    ],
+)
+def test_the_limit_depends_on_what_a_pixel_takes(
+    pixels: Any, photometric: str, side: int, most: str
+) -> None:
+    data = build(pixels, photometric=photometric, bits_stored=8, Rows=side, Columns=side)
+    assert_refused(data, UnsupportedImageError, most)
 
 
 def test_huge_dicom_header() -> None:

@@ -18,7 +18,10 @@ MAX_PIXELS: Final = 100_000_000
 """Five times the largest flat-panel detector (about 20 megapixels), and 400 MB as float32."""
 
 MAX_COLOUR_PIXELS: Final = 40_000_000
-"""Of a picture with several samples a pixel, or samples of 32 bits: twice the largest detector."""
+"""Of a picture with several samples a pixel: twice the largest detector."""
+
+MAX_DEEP_PIXELS: Final = 20_000_000
+"""Of a picture with samples of 32 bits: the largest detector."""
 
 MAX_COST: Final = 60_000_000
 """Samples times passes up to which a decoder runs in the caller's process: three large detectors'
@@ -73,15 +76,17 @@ def decoding(kind: str) -> Iterator[None]:
         ) from error
 
 
-def check_size(height: int, width: int, *, is_grey: bool) -> None:
+def check_size(height: int, width: int, *, samples: int, bits: int) -> None:
     """Refuses a picture too large for memory, or too small to show a lung.
 
     Args:
         height: In pixels.
         width: In pixels.
-        is_grey: Whether a pixel is one sample of at most 16 bits.
+        samples: Per pixel.
+        bits: Of a sample in memory.
     """
-    most = MAX_PIXELS if is_grey else MAX_COLOUR_PIXELS
+    most = MAX_PIXELS if samples == 1 else MAX_COLOUR_PIXELS
+    most = MAX_DEEP_PIXELS if bits > 16 else most
     if height * width > most:
         raise too_large(most)
     if min(height, width) < MIN_READABLE_PX:
@@ -93,10 +98,12 @@ def check_size(height: int, width: int, *, is_grey: bool) -> None:
 
 def too_large(most: int) -> UnsupportedImageError:
     """The error for a picture of more than `most` pixels."""
-    kind = "a grey image" if most == MAX_PIXELS else "a colour image"
+    kind = {MAX_PIXELS: "a grey image", MAX_COLOUR_PIXELS: "a colour image"}.get(
+        most, "an image of 32 bits"
+    )
     return UnsupportedImageError(
-        f"Expected {kind} of at most {most // 1_000_000} megapixels, found a larger one."
-        " Export the radiograph in grey at its native resolution."
+        f"Expected {kind} of at most {most // 1_000_000} megapixels, found a larger one. Export the"
+        " radiograph in grey, with at most 16 bits, at its native resolution."
     )
 
 

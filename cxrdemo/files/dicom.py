@@ -333,7 +333,7 @@ def _layout(header: Header, photometric: str, pixel_data: _PixelData) -> _Layout
             f"Expected 8, 16 or 32 bits allocated for a sample, found {allocated}. Export the image"
             " again."
         )
-    check_size(rows, columns, is_grey=samples == 1 and allocated <= 16)
+    check_size(rows, columns, samples=samples, bits=allocated)
     if samples != (3 if is_colour else 1):
         raise UnreadableImageError(
             "Expected as many samples a pixel as the photometric interpretation needs, found"

@@ -28,7 +28,6 @@ from cxrdemo.radiograph import Radiograph
 
 _RASTER_FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 _DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I", "F")
-_GREY_MODES: Final = ("1", "L", *_DEEP_MODES)
 _ORIENTATION: Final = 274
 
 # Of TIFF 6.0, section 8.
@@ -68,7 +67,12 @@ def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
                 f"Expected a single image, found a {kind} file with several pages or frames. Save"
                 " the frontal radiograph as a file of its own."
             )
-        check_size(image.height, image.width, is_grey=image.mode in (*_GREY_MODES, "P"))
+        check_size(
+            image.height,
+            image.width,
+            samples=len(image.getbands()),
+            bits=32 if image.mode in ("I", "F") else 16,
+        )
         scans = data.count(b"\xff\xda") if kind == "JPEG" else 1
         size = image.height * image.width * len(image.getbands())
         check_cost(size, scans, max_cost)
