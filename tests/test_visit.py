@@ -282,16 +282,31 @@ def test_corrections_are_undone_one_by_one_or_all_at_once(accepting: None) -> No
     assert nothing["corrections"] == 0
 
 
-def test_the_history_of_corrections_is_bounded_but_not_the_way_back(accepting: None) -> None:
+def test_the_history_of_corrections_is_bounded_but_not_the_way_back(
+    accepting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 5 <= MAX_CORRECTIONS <= 50
+    monkeypatch.setattr(visit_module, "MAX_CORRECTIONS", 3)
     visit = correctable()
     opened(visit)
     start = session_of(visit).found
-    for _ in range(MAX_CORRECTIONS + 2):
+    for _ in range(5):
         asked(visit, "mask_prompt", **CLICK)
-    assert len(session_of(visit).history) == MAX_CORRECTIONS
+    assert len(session_of(visit).history) == 3
     assert start not in session_of(visit).history
     asked(visit, "mask_reset")
     assert session_of(visit).found is start
+
+
+def test_the_history_of_a_large_image_is_shorter(
+    accepting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit_module, "MAX_HISTORY_BYTES", 3 * EXAMPLES[0].side_px ** 2)
+    visit = correctable()
+    opened(visit)
+    for _ in range(5):
+        asked(visit, "mask_prompt", **CLICK)
+    assert len(session_of(visit).history) == 3
 
 
 def test_a_doubtful_image_shows_no_number_until_the_user_asks(

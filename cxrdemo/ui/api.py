@@ -28,7 +28,7 @@ from cxrdemo.results import ALL_MASKINGS, MAX_MARGIN, Analysis, MaskingMode
 from cxrdemo.ui.line import Line
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.uploads import take
-from cxrdemo.ui.visit import in_words
+from cxrdemo.ui.visit import decoding, in_words
 
 ENDPOINTS: Final = ("analyze", "segment", "explain")
 
@@ -51,7 +51,8 @@ def _functions(models: Models, line: Line) -> tuple[Callable[..., dict[str, Any]
         margin: float | None,
     ) -> tuple[Analysis, dict[str, Any]]:
         """The analysis of a file, and its record."""
-        radiograph = read_radiograph(content)
+        with decoding:
+            radiograph = read_radiograph(content)
         with line.join(str(request.session_hash)) as place:
             for _ in place.wait():
                 pass

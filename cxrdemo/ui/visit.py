@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from cxrdemo.pipeline import Found
 
 MAX_CORRECTIONS: Final = 20
-"""How many corrections can be taken back one by one; the automatic mask always can."""
+MAX_HISTORY_BYTES: Final = 256 * 2**20
+"""How many corrections can be taken back one by one, and what their masks may take in memory; the
+automatic mask always can be had again."""
 
 MAX_VISITS: Final = 64
 MAX_HELD_BYTES: Final = 2 * 2**30
@@ -69,7 +71,8 @@ UNREAD: Final = "This image was not read to its end. Please open it again."
 
 _EXAMPLES: Final = Path(__file__).parent / "examples"
 
-_decoding: Final = threading.BoundedSemaphore(MAX_DECODING)
+decoding: Final = threading.BoundedSemaphore(MAX_DECODING)
+"""Held by whoever decodes a visitor's file."""
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +187,7 @@ class Visit:
         """Image, then lungs, then findings, then probes: each is shown as soon as it is there."""
         yield Shown(status=panels.note("Reading the file…"))
         with _Failures() as failures:
-            with _decoding:
+            with decoding:
                 radiograph = read()
             if ticket.is_off():
                 return
@@ -688,7 +691,8 @@ def _strokes(detail: Detail) -> list[Stroke]:
 def _with_mask(session: Session, found: Found) -> Session:
     """A session whose mask was corrected; what it was can be taken back."""
     history = () if session.found is None else (*session.history, session.found)
-    return replace(session, found=found, history=history[-MAX_CORRECTIONS:], probes=None)
+    most = max(1, min(MAX_CORRECTIONS, MAX_HISTORY_BYTES // found.lungs.sides.nbytes))
+    return replace(session, found=found, history=history[-most:], probes=None)
 
 
 def _numbers(detail: Detail, *names: str) -> list[float]:
