@@ -279,7 +279,7 @@ def plan(
     flags = ("--data", str(nih), "--checkpoints", str(folder), "--out", str(mask_folder))
     steps.append(Step("masks", "masks", flags, mask_folder / QUALITY_NAME))
     measured = ("--data", str(nih), "--masks", str(mask_folder))
-    shared = (*measured, "--backbone", preset.backbone)
+    shared: tuple[str, ...] = (*measured, "--backbone", preset.backbone)
     if boxes.is_file():
         shared = (*shared, "--boxes", str(boxes))
     if has_extra:
