@@ -121,6 +121,9 @@ CSV_FIELDS: Final = (
     "beats_chance",
     "no_finding",
     "cam_in_lung",
+    "hottest_x",
+    "hottest_y",
+    "hottest_in_lungs",
     "margin",
     "doubts",
     "warnings",
@@ -153,12 +156,18 @@ def rows_of_record(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             **{key: value for key, value in finding.items() if key in CSV_FIELDS},
             "no_finding": reading["no_finding"]["score"],
             "cam_in_lung": reading["cam_in_lung"][finding["label"]],
+            **_hottest(reading["heat"][finding["label"]]),
             "margin": reading["margin"],
         }
         for mode, reading in record.get("maskings", {}).items()
         for finding in reading["findings"]
     ]
     return rows or [common]
+
+
+def _hottest(heat: Mapping[str, Any]) -> dict[str, Any]:
+    x, y = heat["hottest"] or (None, None)
+    return {"hottest_x": x, "hottest_y": y, "hottest_in_lungs": heat["hottest_in_lungs"]}
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:

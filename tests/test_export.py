@@ -160,6 +160,8 @@ def test_csv_has_a_row_per_masking_and_label_with_file_and_hash(
     tight = analysis.readings[MaskingMode.TIGHT]
     row = next(r for r in rows if (r["masking"], r["label"]) == ("tight", "Edema"))
     assert row["probability"] == pytest.approx(float(tight.findings.probabilities[3]))
+    hottest = record_of(analysis)["maskings"]["tight"]["heat"]["Edema"]["hottest"]
+    assert (row["hottest_x"], row["hottest_y"]) == (hottest or (None, None))
     failed = error_to_json(UnreadableImageError("=broken"), name="b.png")
     path = write_csv([*rows, *rows_of_record(failed)], tmp_path / "a.csv")
     lines = path.read_text(encoding="utf-8").splitlines()
