@@ -280,7 +280,7 @@ class Pipeline:
 
         Yields:
             What is known after each question, for others may be served in between: first a reading
-            of the image with the lungs blacked out, if there is a classifier for NONE, then one
+            of the image with the lungs removed, if there is a classifier for NONE, then one
             reading more per margin, if there is one for LOOSE.
         """
         loose = self._classifiers.get(MaskingMode.LOOSE)

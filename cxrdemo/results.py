@@ -327,7 +327,7 @@ class Probes:
 
     Attributes:
         curve: Loose margin, as a fraction of the lungs' height, and what is found at it.
-        outside: What the weights for NONE say with the lungs blacked out: an image unlike any
+        outside: What the weights for NONE say with the lungs removed: an image unlike any
             that they were trained on, so a probe and no finding. None if there are no such weights.
     """
 

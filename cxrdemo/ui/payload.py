@@ -238,7 +238,7 @@ class PlantedPart(TypedDict):
 
 
 class ProbesPart(TypedDict):
-    """Probabilities per margin, and those with the lungs blacked out."""
+    """Probabilities per margin, and those with the lungs removed."""
 
     margins: list[float]
     curves: list[list[float]]
