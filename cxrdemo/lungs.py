@@ -54,7 +54,7 @@ class Stroke:
         """
         numbers = (self.radius, *(value for point in self.points for value in point))
         if not self.points or not all(map(math.isfinite, numbers)) or self.radius <= 0:
-            raise PromptError("A stroke needs a point at least, and a brush of a size above 0.")
+            raise PromptError("Expected a stroke with a point at least, and a brush size above 0.")
 
 
 def paint(lungs: LungMask, strokes: Sequence[Stroke]) -> LungMask:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLED
-from fakes import TinyEncoder, all_of, fake_pipeline, noise_radiograph, tiny_classifier
+from fakes import TinyEncoder, all_of, noise_radiograph, tiny_classifier
 
 from benchmarks.setting import PlainNetworks
 from cxrdemo import devices, engines
@@ -245,4 +245,3 @@ def test_a_part_run_elsewhere_is_what_the_classifier_uses() -> None:
 def test_the_page_needs_no_pytorch_of_its_own() -> None:
     code = "import sys, cxrdemo.ui.page, cxrdemo.ui.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=BUNDLED.parent).returncode == 0
-    assert fake_pipeline().is_ready

@@ -225,5 +225,5 @@ def test_a_painted_mask_is_judged_anew() -> None:
     ],
 )
 def test_a_stroke_without_sense_is_refused(points: tuple, radius: float) -> None:
-    with pytest.raises(PromptError, match="A stroke needs"):
+    with pytest.raises(PromptError, match="Expected a stroke"):
         Stroke(points, radius, True)

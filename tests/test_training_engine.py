@@ -364,7 +364,7 @@ def empty_mask(folder: Path) -> None:
         ("classify", drop_image, ("index.csv lists p03.png, which is not there",)),
         ("classify", drop_sides, ("no mask of p03.png", "Run `masks` first")),
         ("segment", spoil_image, ("p03.png", "Mend the file, or take it out of the index")),
-        ("segment", empty_mask, ("p03.png is empty", "Remove it from the index")),
+        ("segment", empty_mask, ("p03.png is empty", "Mend it, or take it")),
         ("segment", drop_validation, ("No image is in the split 'val'",)),
     ],
 )
@@ -469,7 +469,9 @@ def test_pretraining_without_labels_learns_to_describe_views_alike(
 ) -> None:
     flags = classify_flags(data, tmp_path / "run", backbone="timm/test_resnet", epochs=1)
     del flags[1:3]  # pretraining has no --masking
-    flags = ["pretrain", "--task", "views", "--extra", str(data), "--extra", str(data), *flags[1:]]
+    more = tmp_path / "more"
+    shutil.copytree(data, more)
+    flags = ["pretrain", "--task", "views", "--extra", str(more), *flags[1:]]
     assert main(flags) == 0
     row = read_rows(tmp_path / "run" / "metrics.csv")
     assert any(r["val_agreement"] for r in row)
