@@ -18,6 +18,7 @@ def test_settings_outlive_a_reload_and_no_image_does(watched: Watched) -> None:
     expect(tab.locator("[data-scale=shared]")).to_have_attribute("aria-checked", "true")
     expect(tab.locator("body.dark")).to_have_count(0)
     expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+    expect(tab.locator(".cxv-welcome")).to_contain_text("Please open it again")
     kept = tab.evaluate("JSON.stringify(localStorage)")
     assert "data:image" not in kept
     assert len(kept) < 2000

@@ -171,6 +171,24 @@ async function receiveFine(sent) {
   refresh();
 }
 
+// A page that was loaded anew, by hand or because the server was, says what became of its image.
+function tellOfReload() {
+  try {
+    if (sessionStorage.getItem("cxrdemo.open")) find(".cxv-welcome p").textContent = "The page was loaded anew and no longer has its image. Please open it again.";
+  } catch {
+    // Storage is off: nothing is told.
+  }
+}
+
+function rememberThatOneIsOpen() {
+  try {
+    if (data) sessionStorage.setItem("cxrdemo.open", "yes");
+    else if (hasBar) sessionStorage.removeItem("cxrdemo.open"); // cleared by hand
+  } catch {
+    // Storage is off.
+  }
+}
+
 // ---- What is remembered in this browser: settings, never an image -------------------------------------
 
 function remembered() {
@@ -207,6 +225,7 @@ function refresh(panesAlone = false) {
       showFindings();
       say();
       remember();
+      rememberThatOneIsOpen();
     });
   }
   waiting = waiting === null ? panesAlone : waiting && panesAlone;
@@ -322,6 +341,7 @@ function takeAway({ url, name }) {
 }
 
 takeHands();
+tellOfReload();
 new ResizeObserver(() => refresh()).observe(find(".cxv-panes"));
 watch("value", receive);
 receive();
