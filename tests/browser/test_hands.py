@@ -11,8 +11,19 @@ from cxrdemo.labels import FINDINGS
 from cxrdemo.results import MaskingMode
 
 
+def take_it_in_full(tab: Any) -> None:
+    """Zoom and a narrow window ask for the picture in full, once; nothing is asked for later."""
+    told = tab.locator("[data-out=pixel]")
+    for key in "++++" + 14 * "<":
+        tab.keyboard.press(key)
+    expect(told).to_contain_text("12 bit")
+    expect(told).not_to_contain_text(" of ")
+    tab.keyboard.press("r")
+
+
 def test_every_key_of_the_help_sheet_does_what_it_says(tab: Any, watched: Watched) -> None:
     press = tab.keyboard.press
+    take_it_in_full(tab)
     seen = len(watched.requests)
     before = drawn(tab)
     for key, layout in (("c", "compare"), ("g", "grid"), ("v", "pair")):
@@ -78,6 +89,7 @@ def test_the_mouse_alone_reaches_everything(tab: Any, watched: Watched, site: Si
     pane = tab.locator(".cxv-film").first
     box = pane.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    take_it_in_full(tab)
     seen = len(watched.requests)
     before = drawn(tab)
 
