@@ -19,6 +19,7 @@ from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
 from cxrdemo.ui import page as page_module
 from cxrdemo.ui import panels, viewer
+from cxrdemo.ui.api import ENDPOINTS
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.page import build_ui, launch_options
 from cxrdemo.ui.serve import folder_of_its_own
@@ -72,7 +73,8 @@ def test_every_event_is_private_and_begins_at_once(site: Site) -> None:
     events = [fn for fn in site.page.fns.values() if fn.concurrency_id == "visitors"]
     assert len(events) >= 1 + len(EXAMPLES) + len(QUESTIONS)
     assert {fn.concurrency_limit for fn in events} == {None}
-    assert site.page.get_api_info()["named_endpoints"] == {}
+    named = site.page.get_api_info()["named_endpoints"]
+    assert set(named) == {f"/{name}" for name in ENDPOINTS}
     assert site.page.api_open is False
 
 

@@ -101,6 +101,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import fakes, cxrdemo.pipeline
+from cxrdemo.worker import in_worker
 slow = {slow}
 
 def load(*_, **__):
@@ -109,7 +110,7 @@ def load(*_, **__):
     if slow:
         def hang(*a, **k):
             print("computing", flush=True)
-            time.sleep(60)
+            in_worker(lambda: time.sleep(60))  # as a network does
         pipeline.analyse = hang
     return pipeline
 
