@@ -31,7 +31,10 @@ FRONT_MATTER: Final = {
     "sdk": "gradio",
     "python_version": "3.11",
     "app_file": "app.py",
-    "license": "apache-2.0",
+    # The code is Apache-2.0; the weights that run in the Space have terms of their own.
+    "license": "other",
+    "license_name": "code-apache-2.0-weights-as-their-cards-say",
+    "license_link": "LICENSE",
     "short_description": "Lung masking, findings and Grad-CAM side by side",
     "thumbnail": "docs/viewer.png",
     "tags": ["chest-x-ray", "medical-imaging", "segmentation", "grad-cam", "explainability"],

@@ -144,7 +144,7 @@ function showLooks(read) {
   const probes = data.probes;
   if (view.label !== null && probes && probes.outside && data.maskings.none && !data.planted) {
     const outside = probes.outside[view.label], whole = data.maskings.none.findings[view.label].p;
-    lines.push(`Outside-lung probe: with the lungs blacked out, p stays ${outside.toFixed(2)} of ${whole.toFixed(2)} (whole image). That part does not come from the lungs.`);
+    lines.push(`Outside-lung probe: with the lungs removed, p stays ${outside.toFixed(2)} of ${whole.toFixed(2)} (whole image). That part does not come from the lungs.`);
   }
   box.textContent = lines.join(" ");
 }
