@@ -70,11 +70,11 @@ def test_stop_stops_and_no_late_result_is_shown(
     assert brake.reached.wait(30)
     tab.get_by_text("Stop", exact=True).first.click()
     expect(tab.locator("p.cxr-status").first).to_have_text("Stopped.")
-    expect(tab.locator(".cxv-none")).to_have_text("This image was not read to its end.")
+    expect(tab.locator(".cxv-none")).to_have_text("Stopped.")
     brake.go.set()
     tab.wait_for_timeout(1500)
     expect(numbers(tab)).to_have_count(0)
-    expect(tab.locator(".cxv-none")).to_have_text("This image was not read to its end.")
+    expect(tab.locator(".cxv-none")).to_have_text("Stopped.")
     assert probed == []
     # Nothing can be asked about a half-read image, and the next one is read as ever.
     monkeypatch.undo()
