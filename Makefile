@@ -17,8 +17,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
 
+# Two files of tests side by side, each on one core; `pytest` alone runs one after the other.
 test: $(VENV)/development
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Such as: make bench ROWS="--only analysis --repeats 3"
 bench: $(VENV)/benchmarks

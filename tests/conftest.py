@@ -14,7 +14,9 @@ BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    """Each worker of pytest-xdist computes on its share of two cores: teams slow each other."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // workers))
 
 
 @pytest.fixture(scope="session")
