@@ -23,12 +23,12 @@ from training.commands.segment import (
     mask_loss,
     sample_points,
 )
-from training.engine.draws import Draw
+from training.engine.draws import Use
 from training.engine.losses import UNKNOWN, known_label_loss
 from training.errors import DataError
 from training.images.findings import (
     OUTPUTS,
-    Drawing,
+    Augmentation,
     FindingDataset,
     doubt_overread,
     sampling_weights,
@@ -240,7 +240,7 @@ def test_a_training_item_is_what_the_app_feeds_its_network(images: Path, mode: M
         mode=mode,
         masks=images / "masks",
     )
-    item = dataset[Draw(0, 0)]
+    item = dataset[Use(0, 0)]
     from cxrdemo.files import read_radiograph
 
     pixels = read_radiograph(images / "p0.png").pixels
@@ -278,12 +278,12 @@ def test_a_lesion_is_bright_round_within_its_size_and_centred_in_the_lungs(
 def test_a_drawn_lesion_sets_its_label_and_survives_the_masking(images: Path) -> None:
     cases = [case("p0.png", images / "p0.png"), case("p1.png", images / "p1.png")]
     for mode in MaskingMode:
-        drawing = Drawing(modes=(mode,), mass=1.0)
+        augmentation = Augmentation(modes=(mode,), mass=1.0)
         dataset = FindingDataset(
-            cases, InputSpec(hw=(64, 64)), masks=images / "masks", drawing=drawing
+            cases, InputSpec(hw=(64, 64)), masks=images / "masks", augmentation=augmentation
         )
         for index in range(2):
-            labels = dataset[Draw(index, index)]["labels"]
+            labels = dataset[Use(index, index)]["labels"]
             assert labels[OUTPUTS.index("Mass")] == 1.0
             assert labels[OUTPUTS.index("Nodule")] == 0.0
     assert cases[0].labels["Mass"] == 0  # the index itself is not changed
@@ -291,12 +291,12 @@ def test_a_drawn_lesion_sets_its_label_and_survives_the_masking(images: Path) ->
 
 def test_lesions_and_masking_need_masks(images: Path) -> None:
     cases = [case("p0.png", images / "p0.png")]
-    for drawing in (
-        Drawing(modes=(MaskingMode.NONE,), nodule=0.1),
-        Drawing(modes=tuple(MaskingMode)),
+    for augmentation in (
+        Augmentation(modes=(MaskingMode.NONE,), nodule=0.1),
+        Augmentation(modes=tuple(MaskingMode)),
     ):
         with pytest.raises(DataError, match="--masks"):
-            FindingDataset(cases, InputSpec(hw=(64, 64)), drawing=drawing)
+            FindingDataset(cases, InputSpec(hw=(64, 64)), augmentation=augmentation)
 
 
 def test_what_radiologists_read_as_normal_is_unknown_and_not_positive() -> None:

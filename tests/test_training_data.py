@@ -10,7 +10,7 @@ from PIL import Image
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from training.__main__ import COMMANDS, main
 from training.errors import DataError
-from training.images.augment import Ranges, change_grey, draw, warp_image, warp_mask
+from training.images.augment import Ranges, change_grey, random_change, warp_image, warp_mask
 from training.sets.index import read_finding_index, read_lung_index
 from training.sets.pixels import read_mask, read_pixels
 
@@ -141,7 +141,7 @@ def test_no_patient_is_in_two_splits_of_the_real_sets(data_folder: Path) -> None
 
 
 def test_geometry_moves_image_and_mask_alike() -> None:
-    change = draw(np.random.default_rng(3), (120, 100), Ranges())
+    change = random_change(np.random.default_rng(3), (120, 100), Ranges())
     mask = np.zeros((120, 100), bool)
     mask[30:80, 25:70] = True
     moved = warp_mask(mask, change)
@@ -152,7 +152,7 @@ def test_geometry_moves_image_and_mask_alike() -> None:
 
 def test_the_same_change_gives_the_same_pixels_and_stays_in_range() -> None:
     pixels = np.random.default_rng(0).random((90, 90), np.float32)
-    change = draw(np.random.default_rng(1), (90, 90), Ranges(brightness=0.8))
+    change = random_change(np.random.default_rng(1), (90, 90), Ranges(brightness=0.8))
     first, second = change_grey(pixels, change), change_grey(pixels, change)
     np.testing.assert_array_equal(first, second)
     assert first.min() >= 0.0

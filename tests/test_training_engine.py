@@ -28,12 +28,12 @@ from training.__main__ import COMMANDS, main
 from training.commands import classify, pretrain, segment
 from training.engine import draws
 from training.engine import trainer as engine
-from training.engine.draws import Draw, DrawSampler, EvenSampler, gather_rows
+from training.engine.draws import EvenSampler, Use, UseSampler, gather_rows
 from training.engine.run_folder import RunFolder
 from training.engine.settings import settings_from
 from training.engine.trainer import AtomicCheckpoints
 from training.errors import DataError
-from training.images.findings import OUTPUTS, Drawing, FindingDataset
+from training.images.findings import OUTPUTS, Augmentation, FindingDataset
 from training.images.stored_masks import read_sides
 from training.sets.pixels import read_pixels
 
@@ -174,7 +174,7 @@ def test_two_processes_share_every_step_and_end_with_equal_weights(
     cases = classify.doubt_overread(
         [case for case in classify.read_finding_index(data) if case.split == "train"]
     )
-    sampler = DrawSampler(
+    sampler = UseSampler(
         12, seed=settings["seed"], weights=classify.sampling_weights(cases), count=24
     )
     for epoch in (0, 1):
@@ -193,7 +193,7 @@ def test_processes_share_the_draws_of_an_epoch(
     monkeypatch: pytest.MonkeyPatch, weighted: bool
 ) -> None:
     weights = np.arange(1.0, 12.0) / 66 if weighted else None
-    sampler = DrawSampler(11, seed=3, weights=weights, count=11)
+    sampler = UseSampler(11, seed=3, weights=weights, count=11)
     sampler.set_epoch(2)
     alone = list(sampler)
     assert list(sampler) == alone, "the epoch alone decides"
@@ -503,15 +503,15 @@ def test_pretraining_without_labels_learns_to_describe_views_alike(
 
 def test_images_kept_in_memory_are_the_files(data: Path) -> None:
     cases = [case for case in classify.read_finding_index(data) if case.split == "train"]
-    spec, drawing = InputSpec(hw=(64, 64)), Drawing(modes=(MaskingMode.TIGHT,))
-    kept = FindingDataset(cases, spec, masks=data / "sides", drawing=drawing)
+    spec, augmentation = InputSpec(hw=(64, 64)), Augmentation(modes=(MaskingMode.TIGHT,))
+    kept = FindingDataset(cases, spec, masks=data / "sides", augmentation=augmentation)
     for index, case in enumerate(cases):
         pixels, lungs = kept._kept[index].open()
         np.testing.assert_array_equal(pixels, read_pixels(case.image))
         np.testing.assert_array_equal(lungs, read_sides(data / "sides", case.name) > 0)
-    first, again = kept[Draw(2, 5)]["image"], kept[Draw(2, 5)]["image"]
+    first, again = kept[Use(2, 5)]["image"], kept[Use(2, 5)]["image"]
     assert torch.equal(first, again)
-    assert not torch.equal(first, kept[Draw(2, 6)]["image"])
+    assert not torch.equal(first, kept[Use(2, 6)]["image"])
 
 
 def test_a_progress_bar_is_for_terminals(

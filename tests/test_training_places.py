@@ -20,12 +20,12 @@ from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode
 from training.commands.classify import begin_at_shares, label_shares
 from training.engine import starts
-from training.engine.draws import Draw
+from training.engine.draws import Use
 from training.engine.losses import LABEL_SMOOTHING, beyond_loss, evidence_of, place_loss
 from training.errors import DataError
 from training.images.augment import Ranges
 from training.images.edges import jitter_edges
-from training.images.findings import NOWHERE, OUTPUTS, Drawing, FindingDataset
+from training.images.findings import NOWHERE, OUTPUTS, Augmentation, FindingDataset
 from training.images.lesions import draw_lesion
 from training.images.stored_masks import mask_path
 from training.sets.boxes import Box, read_boxes
@@ -53,21 +53,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dataset(
-    folder: Path, drawing: Drawing | None, mode: MaskingMode, spec: InputSpec = SPEC
+    folder: Path, augmentation: Augmentation | None, mode: MaskingMode, spec: InputSpec = SPEC
 ) -> FindingDataset:
     return FindingDataset(
         [case("p.png", folder / "p.png")],
         spec,
         mode=mode,
         masks=folder / "masks",
-        drawing=drawing,
+        augmentation=augmentation,
         grid_hw=GRID,
     )
 
 
 @pytest.mark.parametrize("mode", list(MaskingMode))
 def test_cells_count_in_training_as_they_do_in_the_app(folder: Path, mode: MaskingMode) -> None:
-    item = dataset(folder, None, mode)[Draw(0, 0)]
+    item = dataset(folder, None, mode)[Use(0, 0)]
     pixels = cv2.imread(str(folder / "p.png"), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
     lungs = cv2.imread(str(mask_path(folder / "masks", "p.png")), cv2.IMREAD_UNCHANGED) > 0
     kept = kept_region(lungs, mode=mode, margin=DEFAULT_MARGIN)
@@ -80,12 +80,12 @@ def test_cells_count_in_training_as_they_do_in_the_app(folder: Path, mode: Maski
 
 @pytest.mark.parametrize("mode", list(MaskingMode))
 def test_a_lesions_cells_are_where_the_image_has_changed(folder: Path, mode: MaskingMode) -> None:
-    plain = Drawing(modes=(mode,), ranges=STILL)
+    plain = Augmentation(modes=(mode,), ranges=STILL)
     with_mass = replace(plain, mass=1.0)
     black = replace(SPEC, fill=0.0)  # a lesion changes the mean, and with it what is filled
     for seed in range(5):
-        before = dataset(folder, plain, mode, black)[Draw(0, seed)]
-        after = dataset(folder, with_mass, mode, black)[Draw(0, seed)]
+        before = dataset(folder, plain, mode, black)[Use(0, seed)]
+        after = dataset(folder, with_mass, mode, black)[Use(0, seed)]
         if after["placed"] == NOWHERE:
             continue
         assert after["placed"] == OUTPUTS.index("Mass")
@@ -102,27 +102,27 @@ def test_a_lesions_cells_are_where_the_image_has_changed(folder: Path, mode: Mas
 def test_only_lungs_that_are_known_hold_heat_beside_them_against_an_image(folder: Path) -> None:
     for mode, expected in ((MaskingMode.NONE, True), (MaskingMode.LOOSE, True),
                            (MaskingMode.TIGHT, False)):  # fmt: skip
-        item = dataset(folder, Drawing(modes=(mode,), ranges=STILL), mode)[Draw(0, 1)]
+        item = dataset(folder, Augmentation(modes=(mode,), ranges=STILL), mode)[Use(0, 1)]
         assert bool(item["beyond"].any()) is expected
     lungs = cv2.imread(str(mask_path(folder / "masks", "p.png")), cv2.IMREAD_UNCHANGED) > 0
     rough = FindingDataset(
         [case("p.png", folder / "p.png")],
         SPEC,
         lungs=[lungs],
-        drawing=Drawing(modes=(MaskingMode.NONE,), mass=0.5, decoy=0.5),
+        augmentation=Augmentation(modes=(MaskingMode.NONE,), mass=0.5, decoy=0.5),
         grid_hw=GRID,
     )
     for seed in range(8):
-        assert not rough[Draw(0, seed)]["beyond"].any()
+        assert not rough[Use(0, seed)]["beyond"].any()
 
 
 def test_a_decoy_lies_clear_of_the_lungs_and_changes_no_label(folder: Path) -> None:
-    plain = Drawing(modes=(MaskingMode.NONE,), ranges=STILL)
+    plain = Augmentation(modes=(MaskingMode.NONE,), ranges=STILL)
     before = dataset(folder, plain, MaskingMode.NONE)
     after = dataset(folder, replace(plain, decoy=1.0), MaskingMode.NONE)
     changed = 0
     for seed in range(6):
-        one, other = before[Draw(0, seed)], after[Draw(0, seed)]
+        one, other = before[Use(0, seed)], after[Use(0, seed)]
         torch.testing.assert_close(one["labels"], other["labels"])
         assert other["placed"] == NOWHERE
         difference = torch.nn.functional.avg_pool2d((other["image"] - one["image"])[:1], 8)[0]
@@ -154,8 +154,8 @@ def test_a_control_keeps_clear_of_the_lungs_or_is_none() -> None:
 
 def test_a_box_of_a_real_finding_is_its_place(folder: Path) -> None:
     box = Box("Pneumonia", 0.25, 0.25, 0.25, 0.25)
-    drawing = Drawing(modes=(MaskingMode.NONE,), ranges=STILL, boxes={"p.png": (box,)})
-    item = dataset(folder, drawing, MaskingMode.NONE)[Draw(0, 0)]
+    augmentation = Augmentation(modes=(MaskingMode.NONE,), ranges=STILL, boxes={"p.png": (box,)})
+    item = dataset(folder, augmentation, MaskingMode.NONE)[Use(0, 0)]
     assert item["placed"] == OUTPUTS.index("Pneumonia")
     # 128 x 112 px on 64 x 64: half size, and 4 px of bar on the left.
     expected = np.zeros((64, 64))
@@ -385,8 +385,8 @@ def test_a_new_head_begins_at_the_labels_shares_and_a_learnt_one_stays() -> None
     cases = [case("a", Path(), Mass=1), case("b", Path()), case("c", Path())]
     unknown = replace(cases[2], labels={**cases[2].labels, "Mass": None})
     weights = np.array([0.25, 0.25, 0.5])
-    drawing = Drawing(modes=(MaskingMode.NONE,), nodule=0.2)
-    shares = label_shares([*cases[:2], unknown], weights, drawing)
+    augmentation = Augmentation(modes=(MaskingMode.NONE,), nodule=0.2)
+    shares = label_shares([*cases[:2], unknown], weights, augmentation)
     assert shares[OUTPUTS.index("Mass")] == pytest.approx(0.5)
     assert shares[OUTPUTS.index("Nodule")] == pytest.approx(0.2)
     network = tiny_resnet(len(OUTPUTS))

@@ -26,7 +26,7 @@ from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lesions import MASS, NODULE
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import Pooling
-from training.engine.draws import DrawSampler, gather_rows, train_loader, val_loader
+from training.engine.draws import UseSampler, gather_rows, train_loader, val_loader
 from training.engine.losses import (
     LABEL_SMOOTHING,
     UNKNOWN,
@@ -42,7 +42,7 @@ from training.engine.trainer import fit as fit_run
 from training.errors import DataError
 from training.images.findings import (
     OUTPUTS,
-    Drawing,
+    Augmentation,
     FindingDataset,
     JointDataset,
     doubt_overread,
@@ -294,7 +294,7 @@ def fit(
     )
     validation = val_loader(shown, settings, len(val))
     boxes = read_boxes(Path(settings.boxes), cases) if settings.boxes else {}
-    drawing = Drawing(
+    augmentation = Augmentation(
         modes=drawn_modes,
         nodule=settings.nodules,
         mass=settings.masses,
@@ -302,10 +302,10 @@ def fit(
         jitter=settings.jitter_edges,
         boxes=boxes,
     )
-    data, weights = training_images(settings, cases, drawing, grid_hw)
+    data, weights = training_images(settings, cases, augmentation, grid_hw)
     if not has_learnt_head(settings):
-        begin_at_shares(network, label_shares(data.cases, weights, drawing))
-    sampler = DrawSampler(
+        begin_at_shares(network, label_shares(data.cases, weights, augmentation))
+    sampler = UseSampler(
         len(data), seed=settings.seed, weights=weights, count=settings.images_per_epoch
     )
     fit_run(
@@ -350,7 +350,7 @@ def input_spec(size: int, fill: str) -> InputSpec:
 def training_images(
     settings: ClassifySettings,
     cases: list[FindingCase],
-    drawing: Drawing,
+    augmentation: Augmentation,
     grid_hw: tuple[int, int] | None = None,
 ) -> tuple[JointDataset, NDArray[np.float64]]:
     """All images to train on, and the chance of each to be drawn.
@@ -358,7 +358,7 @@ def training_images(
     Args:
         settings: Of the run.
         cases: Of all splits.
-        drawing: What is random about a use of an image.
+        augmentation: What is random about a use of an image.
         grid_hw: Cells of the network's last activations; None where nobody asks for them.
 
     Raises:
@@ -371,7 +371,12 @@ def training_images(
     spec, pools_kept = settings.inputs, settings.pooling == "kept"
     parts = [
         FindingDataset(
-            train, spec, masks=masks, drawing=drawing, grid_hw=grid_hw, pools_kept=pools_kept
+            train,
+            spec,
+            masks=masks,
+            augmentation=augmentation,
+            grid_hw=grid_hw,
+            pools_kept=pools_kept,
         )
     ]
     weights = sampling_weights(train)
@@ -383,10 +388,15 @@ def training_images(
         lungs = None
         if masks:
             lungs = [typical_lungs(masks, [case.name for case in train])] * len(extra)
-        unmasked = replace(drawing, modes=(MaskingMode.NONE,))
+        unmasked = replace(augmentation, modes=(MaskingMode.NONE,))
         parts.append(
             FindingDataset(
-                extra, spec, lungs=lungs, drawing=unmasked, grid_hw=grid_hw, pools_kept=pools_kept
+                extra,
+                spec,
+                lungs=lungs,
+                augmentation=unmasked,
+                grid_hw=grid_hw,
+                pools_kept=pools_kept,
             )
         )
         share = settings.extra_share
@@ -395,20 +405,20 @@ def training_images(
 
 
 def label_shares(
-    cases: Sequence[FindingCase], weights: NDArray[np.float64], drawing: Drawing
+    cases: Sequence[FindingCase], weights: NDArray[np.float64], augmentation: Augmentation
 ) -> NDArray[np.float64]:
     """How often each output's label is 1 where it is known, among the draws: (K,).
 
     Args:
         cases: To draw from.
         weights: Chance of each.
-        drawing: Whose lesions are labels too.
+        augmentation: Whose lesions are labels too.
     """
     rows = [[case.labels.get(key) for key in OUTPUTS] for case in cases]
     labels = np.array([[np.nan if value is None else value for value in row] for row in rows])
     known = ~np.isnan(labels) * weights[:, None]
     shares = np.nansum(labels * weights[:, None], axis=0) / np.maximum(known.sum(axis=0), 1e-9)
-    for kind, drawn in ((NODULE, drawing.nodule), (MASS, drawing.mass)):
+    for kind, drawn in ((NODULE, augmentation.nodule), (MASS, augmentation.mass)):
         column = OUTPUTS.index(kind.key)
         shares[column] += (1 - shares[column]) * drawn
     return np.asarray(shares, np.float64)

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from cxrdemo.classifier import activations_of
 from cxrdemo.results import MaskingMode
 from training.commands import classify
-from training.engine.draws import Draw, DrawSampler, gather_rows, train_loader, val_loader
+from training.engine.draws import Use, UseSampler, gather_rows, train_loader, val_loader
 from training.engine.settings import settings_from
 from training.engine.trainer import begin, fit, one_cycle
-from training.images.findings import Drawing, FindingDataset, JointDataset
+from training.images.findings import Augmentation, FindingDataset, JointDataset
 from training.sets.index import read_finding_index
 
 PROJECTION: Final = 512
@@ -46,10 +46,10 @@ class TwoViews(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
+    def __getitem__(self, use: Use) -> dict[str, Tensor]:
         """Images "first" and "second" (3, h, w), and index ()."""
-        index = draw_of.index
-        first, second = self._data[draw_of], self._data[Draw(index, draw_of.seed + 1)]
+        index = use.index
+        first, second = self._data[use], self._data[Use(index, use.seed + 1)]
         return {
             "first": first["image"],
             "second": second["image"],
@@ -151,11 +151,11 @@ def fit_views(settings: PretrainSettings, modes: tuple[MaskingMode, ...]) -> Non
     network = classify.start_network(settings)
     cases = read_finding_index(Path(settings.data))
     val = [case for case in cases if case.split == "val"]
-    unmasked = Drawing(modes=(MaskingMode.NONE,))
-    validation = TwoViews(FindingDataset(val, settings.inputs, drawing=unmasked))
+    unmasked = Augmentation(modes=(MaskingMode.NONE,))
+    validation = TwoViews(FindingDataset(val, settings.inputs, augmentation=unmasked))
     # No lesions here: one that is in one view alone would have to be overlooked.
-    data, weights = classify.training_images(settings, cases, Drawing(modes=modes))
-    sampler = DrawSampler(
+    data, weights = classify.training_images(settings, cases, Augmentation(modes=modes))
+    sampler = UseSampler(
         len(data), seed=settings.seed, weights=weights, count=settings.images_per_epoch
     )
     fit(

@@ -23,7 +23,7 @@ from cxrdemo.checkpoints import load_strictly, read_weights
 from cxrdemo.inputs import MEDSAM_INPUT, InputSpec
 from cxrdemo.results import Side, bounding_box
 from cxrdemo.segmenter import SamNetwork, build_tinyvit_5m, build_vit_b
-from training.engine.draws import DrawSampler, gather_rows, train_loader, val_loader
+from training.engine.draws import UseSampler, gather_rows, train_loader, val_loader
 from training.engine.settings import RunSettings, add_run_arguments, settings_from
 from training.engine.trainer import begin, fit, one_cycle
 from training.errors import DataError
@@ -265,7 +265,7 @@ def run(args: argparse.Namespace) -> None:
     training = train_loader(
         LungDataset(train, spec, augment=True),
         settings,
-        DrawSampler(len(train), seed=settings.seed),
+        UseSampler(len(train), seed=settings.seed),
     )
     # Points and corrections take turns, so a step may leave a part of the prompt encoder out.
     task = SegmentTask(network, settings)

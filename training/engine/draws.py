@@ -15,25 +15,25 @@ from training.errors import DataError
 
 
 @dataclass(frozen=True)
-class Draw:
+class Use:
     """One use of an image: which one, and the seed of all that is random about this use."""
 
     index: int
     seed: int
 
 
-class DrawSampler(Sampler[Draw]):
-    """The draws of an epoch, shared out among the processes of a run.
+class UseSampler(Sampler[Use]):
+    """The uses of images in an epoch, shared out among the processes of a run.
 
     With weights, images are drawn with replacement; without, each comes once. Process r of n takes
-    every n-th draw from r on, so that a step sees the same images however many processes share it.
+    every n-th use from r on, so that a step sees the same images however many processes share it.
     A remainder that does not go round is left out, as all processes must take as many steps.
     """
 
     def __init__(
         self, size: int, *, seed: int, weights: NDArray[np.float64] | None = None, count: int = 0
     ) -> None:
-        """Args: number of images, seed, chance of each (sums to 1), draws per epoch if weighted."""
+        """Args: number of images, seed, chance of each (sums to 1), uses per epoch if weighted."""
         self._size = size
         self._seed = seed
         self._weights = weights
@@ -47,7 +47,7 @@ class DrawSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return self._count // _rank_and_world()[1]
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[Use]:
         rank, world = _rank_and_world()
         rng = np.random.default_rng([self._seed, self._epoch])
         if self._weights is None:
@@ -56,10 +56,10 @@ class DrawSampler(Sampler[Draw]):
             indices = rng.choice(self._size, self._count, p=self._weights)
         seeds = rng.integers(2**63, size=self._count)
         for place in range(rank, len(self) * world, world):
-            yield Draw(int(indices[place]), int(seeds[place]))
+            yield Use(int(indices[place]), int(seeds[place]))
 
 
-class EvenSampler(Sampler[Draw]):
+class EvenSampler(Sampler[Use]):
     """Every image in order, shared out; the first come again where it does not go round.
 
     `gather_rows` drops what came twice.
@@ -71,14 +71,14 @@ class EvenSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return -(-self._size // _rank_and_world()[1])
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[Use]:
         rank, world = _rank_and_world()
         for place in range(rank, len(self) * world, world):
-            yield Draw(place % self._size, 0)
+            yield Use(place % self._size, 0)
 
 
 def train_loader(
-    data: Dataset[dict[str, Tensor]], settings: RunSettings, sampler: DrawSampler
+    data: Dataset[dict[str, Tensor]], settings: RunSettings, sampler: UseSampler
 ) -> DataLoader[dict[str, Tensor]]:
     """Batches of drawn images.
 
@@ -123,7 +123,7 @@ def gather_rows(task: L.LightningModule, indices: Tensor, values: Tensor) -> Ten
 def _loader(
     data: Dataset[dict[str, Tensor]],
     settings: RunSettings,
-    sampler: DrawSampler | EvenSampler,
+    sampler: UseSampler | EvenSampler,
     *,
     drop_last: bool,
 ) -> DataLoader[dict[str, Tensor]]:

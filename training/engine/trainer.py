@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cxrdemo.devices import resolve, training_precision
-from training.engine.draws import DrawSampler
+from training.engine.draws import UseSampler
 from training.engine.run_folder import RunFolder
 from training.engine.settings import FREE_SETTINGS, RunSettings
 from training.errors import DataError
@@ -252,7 +252,7 @@ def fit(
     resumed, stored = resume_from(folder)
     if resumed is not None:
         # Lightning starts the loading processes before it tells the sampler the epoch.
-        cast(DrawSampler, training.sampler).set_epoch(stored["epoch"] + 1)
+        cast(UseSampler, training.sampler).set_epoch(stored["epoch"] + 1)
         _say(f"going on after epoch {stored['epoch'] + 1} of {settings.epochs}: {resumed}")
     trainer, best, last = build_trainer(settings, monitor, some_unused=some_unused)
     if stored and any(s.get("stopped_epoch") for s in stored["callbacks"].values()):

@@ -1,4 +1,4 @@
-"""Random geometry and grey-level changes, split into drawing parameters and applying them.
+"""Random geometry and grey-level changes, split into augmentation parameters and applying them.
 
 No mirror image here: a heart on the wrong side is a finding, not an augmentation.
 """
@@ -51,7 +51,7 @@ class Change:
     seed: int
 
 
-def draw(rng: np.random.Generator, hw: tuple[int, int], ranges: Ranges) -> Change:
+def random_change(rng: np.random.Generator, hw: tuple[int, int], ranges: Ranges) -> Change:
     """Draws the parameters of one change for an image of `hw`."""
     height, width = hw
     angle = np.deg2rad(rng.uniform(-ranges.degrees, ranges.degrees))

@@ -18,10 +18,10 @@ from cxrdemo.lesions import MASS, NODULE
 from cxrdemo.masking import DEFAULT_MARGIN, cell_weights, kept_region, masked_input
 from cxrdemo.placement import Placement
 from cxrdemo.results import MaskingMode
-from training.engine.draws import Draw
+from training.engine.draws import Use
 from training.engine.losses import UNKNOWN
 from training.errors import DataError
-from training.images.augment import Ranges, change_grey, draw, warp_image, warp_mask
+from training.images.augment import Ranges, change_grey, random_change, warp_image, warp_mask
 from training.images.edges import jitter_edges
 from training.images.lesions import draw_lesion
 from training.images.stored_masks import check_places, read_sides
@@ -48,7 +48,7 @@ LEAST_PLACE: Final = 0.05
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Augmentation:
     """What is drawn anew each time a training image is used.
 
     Attributes:
@@ -107,7 +107,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         mode: MaskingMode = MaskingMode.NONE,
         masks: Path | None = None,
         lungs: Sequence[NDArray[np.bool_]] | None = None,
-        drawing: Drawing | None = None,
+        augmentation: Augmentation | None = None,
         grid_hw: tuple[int, int] | None = None,
         pools_kept: bool = True,
     ) -> None:
@@ -120,7 +120,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             masks: Folder written by `masks`; needed for masking and for lesions.
             lungs: Rough lung masks to use instead of that folder, one per case, of any size: good
                 enough to draw lesions in.
-            drawing: What to draw at random; None for the image as the app would see it.
+            augmentation: What to draw at random; None for the image as the app would see it.
             grid_hw: Cells of the network's last activations, see `classifier.grid_of`; None where
                 nobody asks for them.
             pools_kept: Whether the network averages over the kept cells alone.
@@ -129,17 +129,17 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             DataError: If an image or mask is missing or unreadable, or masks are not given.
         """
         if masks is None and lungs is None:
-            modes = drawing.modes if drawing else (mode,)
+            modes = augmentation.modes if augmentation else (mode,)
             if set(modes) != {MaskingMode.NONE}:
                 raise DataError("Masking 'loose' and 'tight' need --masks, written by `masks`.")
-            if drawing and (drawing.nodule or drawing.mass):
+            if augmentation and (augmentation.nodule or augmentation.mass):
                 raise DataError("Synthetic lesions need --masks, written by `masks`.")
         if masks is not None:
             check_places(case.name for case in cases)
         self.cases = cases
         self._spec = spec
         self._mode = mode
-        self._drawing = drawing
+        self._augmentation = augmentation
         self._masks = masks
         self._lungs = lungs
         self._grid_hw = grid_hw
@@ -151,7 +151,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
+    def __getitem__(self, use: Use) -> dict[str, Tensor]:
         """One image as the network is given it.
 
         Returns:
@@ -160,15 +160,15 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
             outside the lungs, 0..1, 0 everywhere if nothing is held against it; "place" (h, w), how
             much of each cell is the finding whose index is "placed" (), or `NOWHERE`.
         """
-        index = draw_of.index
+        index = use.index
         grey, lungs = self._kept[index].open() if self._kept else self._read(index)
         pixels = grey.astype(np.float32) / 255.0
         if lungs is not None and not lungs.any():
             lungs = None  # no lungs found: there is nothing to mask
         labels = self.cases[index].labels
-        if self._drawing is not None:
-            rng = np.random.default_rng(draw_of.seed)
-            drawn = self._draw(self.cases[index], pixels, lungs, self._drawing, rng)
+        if self._augmentation is not None:
+            rng = np.random.default_rng(use.seed)
+            drawn = self._draw(self.cases[index], pixels, lungs, self._augmentation, rng)
         elif lungs is None:
             drawn = _Drawn(pixels, np.ones(pixels.shape, bool), labels)
         else:
@@ -190,32 +190,32 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         case: FindingCase,
         pixels: NDArray[np.float32],
         lungs: NDArray[np.bool_] | None,
-        drawing: Drawing,
+        augmentation: Augmentation,
         rng: np.random.Generator,
     ) -> _Drawn:
         """Everything that is random about one use of an image."""
-        change = draw(rng, pixels.shape, drawing.ranges)
-        mode = drawing.modes[rng.integers(len(drawing.modes))]
+        change = random_change(rng, pixels.shape, augmentation.ranges)
+        mode = augmentation.modes[rng.integers(len(augmentation.modes))]
         margin, chance = rng.uniform(*MARGIN_RANGE), rng.random()
         labels, place, placed = dict(case.labels), None, ""
         kept = np.ones(pixels.shape, bool)
         if lungs is not None and mode is not MaskingMode.NONE:
-            edged = jitter_edges(lungs, rng) if drawing.jitter else lungs
+            edged = jitter_edges(lungs, rng) if augmentation.jitter else lungs
             kept = kept_region(edged, mode=mode, margin=margin)
-        real = drawing.nodule + drawing.mass
+        real = augmentation.nodule + augmentation.mass
         if lungs is not None and chance < real:
-            kind = NODULE if chance < drawing.nodule else MASS
+            kind = NODULE if chance < augmentation.nodule else MASS
             lesion = draw_lesion(pixels, lungs, kind, rng, centres=lungs & kept)
             if lesion is not None:
                 pixels, place, placed = lesion.pixels, lesion.place, kind.key
                 labels[kind.key] = 1
-        elif lungs is not None and chance < real + drawing.decoy and self._lungs is None:
+        elif lungs is not None and chance < real + augmentation.decoy and self._lungs is None:
             kind = NODULE if rng.random() < 0.5 else MASS
             lesion = draw_lesion(pixels, lungs, kind, rng, centres=kept, beyond=True)
             if lesion is not None:
                 pixels = lesion.pixels
-        elif case.name in drawing.boxes:
-            boxes = drawing.boxes[case.name]
+        elif case.name in augmentation.boxes:
+            boxes = augmentation.boxes[case.name]
             box = boxes[rng.integers(len(boxes))]
             place, placed = box.region((pixels.shape[0], pixels.shape[1])), box.label
         pixels = warp_image(change_grey(pixels, change), change)
@@ -259,7 +259,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
         """Pixels and, where they are known, the lungs at the same size."""
         case = self.cases[index]
         pixels = read_pixels(case.image)
-        if self._drawing is not None:
+        if self._augmentation is not None:
             pixels = shrink(pixels, self._limit)
         hw = (pixels.shape[0], pixels.shape[1])
         if self._lungs is not None:
@@ -270,7 +270,7 @@ class FindingDataset(Dataset[dict[str, Tensor]]):
 
     def _read_and_keep(self, index: int) -> "_Kept | None":
         pixels, lungs = self._read(index)
-        if self._drawing is None:
+        if self._augmentation is None:
             return None
         return _Kept(pixels, None if lungs is None else np.packbits(lungs))
 
@@ -300,13 +300,13 @@ class JointDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
-        index = draw_of.index
+    def __getitem__(self, use: Use) -> dict[str, Tensor]:
+        index = use.index
         for part in self._parts:
             if index < len(part):
-                return part[Draw(index, draw_of.seed)]
+                return part[Use(index, use.seed)]
             index -= len(part)
-        raise IndexError(draw_of.index)
+        raise IndexError(use.index)
 
 
 def doubt_overread(cases: Sequence[FindingCase]) -> list[FindingCase]:

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from cxrdemo.inputs import InputSpec, normalise, place
 from cxrdemo.lungs import split_sides
-from training.engine.draws import Draw
-from training.images.augment import Ranges, change_grey, draw, warp_image, warp_mask
+from training.engine.draws import Use
+from training.images.augment import Ranges, change_grey, random_change, warp_image, warp_mask
 from training.sets.index import LungCase
 from training.sets.pixels import fit_mask, read_all, read_mask, read_pixels, shrink
 
@@ -38,14 +38,14 @@ class LungDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, draw_of: Draw) -> dict[str, Tensor]:
+    def __getitem__(self, use: Use) -> dict[str, Tensor]:
         """Image (3, h, w), sides (h, w) as uint8 with `Side` values, index () and seed ()."""
-        index = draw_of.index
+        index = use.index
         grey, mask = self._kept[index] if self._kept else self._read(self.cases[index])
         pixels = grey.astype(np.float32) / 255.0
         if self._augment:
-            rng = np.random.default_rng(draw_of.seed)
-            change = draw(rng, mask.shape, Ranges())
+            rng = np.random.default_rng(use.seed)
+            change = random_change(rng, mask.shape, Ranges())
             pixels = change_grey(warp_image(pixels, change), change)
             mask = warp_mask(mask, change)
         canvas, placement = place(pixels, self._spec)
@@ -54,7 +54,7 @@ class LungDataset(Dataset[dict[str, Tensor]]):
             "image": torch.from_numpy(normalise(canvas, self._spec)),
             "sides": torch.from_numpy(sides),
             "index": torch.tensor(index),
-            "seed": torch.tensor(draw_of.seed),
+            "seed": torch.tensor(use.seed),
         }
 
     def _read(self, case: LungCase) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
