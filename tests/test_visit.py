@@ -595,9 +595,9 @@ def test_measured_figures_reach_the_viewer_with_their_intervals(visit: Visit) ->
     specs = {MaskingMode.NONE: replace(spec, labels=measured)}
     part = findings_part(session_of(visit).analysis, specs)
     for finding in part["maskings"]["none"]["findings"]:
-        assert finding["auroc"] == "0.80 (0.70-0.90, n = 20)"
+        assert finding["auroc"] == "0.80 (0.70 to 0.90, n=20)"
         assert [point["name"] for point in finding["points"]] == ["balanced", "high sensitivity"]
-        assert finding["points"][0]["sensitivity"] == "0.71 (0.55-0.84, n = 22)"
+        assert finding["points"][0]["sensitivity"] == "0.71 (0.55 to 0.84, n=22)"
 
 
 # ---- Models on their way -------------------------------------------------------------------------

@@ -478,7 +478,7 @@ def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) 
                 "proven": bool(findings.beats_chance[index]),
                 "inLung": reading.places[index].in_lungs,
                 "hottest": _hottest(analysis, reading.places[index]),
-                "auroc": _estimate(spec.auroc(key)) if spec else None,
+                "auroc": _words(spec.auroc(key)) if spec else None,
                 "negatives": list(labels[key].negatives) if key in labels else [],
                 "points": _points(labels[key]) if key in labels else [],
             }
@@ -518,8 +518,8 @@ def _points(label: LabelSpec) -> list[PointPart]:
         {
             "name": point.name,
             "threshold": point.threshold,
-            "sensitivity": _estimate(point.sensitivity),
-            "specificity": _estimate(point.specificity),
+            "sensitivity": _words(point.sensitivity),
+            "specificity": _words(point.specificity),
             "ratio": _ratio(point),
         }
         for point in label.points
@@ -561,11 +561,8 @@ def _outlines(lungs: LungMask, side: Side) -> list[list[int]]:
     return [[int(v) for v in contour.ravel()] for contour in contours if len(contour) > 2]
 
 
-def _estimate(estimate: Estimate | None) -> str | None:
-    """Such as "0.71 (0.55-0.84, n = 22)"."""
-    if estimate is None:
-        return None
-    return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f}, n = {estimate.n})"
+def _words(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else estimate.words(2)
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:
