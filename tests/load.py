@@ -74,7 +74,7 @@ class Report:
         counts = sorted(self.answered.values())
         if counts:
             yield f"answers per client: {counts[0]} to {counts[-1]}"
-        yield f"one image, alone: {self.alone:.2f} s"
+        yield f"one image and its probes, alone: {self.alone:.2f} s"
         for kind, seconds in sorted(self.seconds.items()):
             middle, worst = statistics.median(seconds), max(seconds)
             yield f"{kind}: n {len(seconds)}, median {middle:.1f} s, longest {worst:.1f} s"
@@ -188,16 +188,21 @@ def site_visitor(site: Site) -> Visitor:
 
 
 def open_image(site: Site, visitor: Visitor, which: int) -> dict[str, Any]:
-    """The viewer's payload with the findings."""
+    """The viewer's last payload about an image, which is read to its end."""
     file = visitor.upload(site.files[which], f"{which}.png")
+    return _last_payload(visitor.fire(site.open, "upload", file))
+
+
+def _last_payload(answers: Iterator[list[Any]]) -> dict[str, Any]:
+    """Read to the end: what is left in a visitor's stream would be lost to the next question."""
     payload: dict[str, Any] = {}
-    for shown in visitor.fire(site.open, "upload", file):
+    for shown in answers:
         payload = shown[0] or payload
-        if payload.get("failed"):
-            raise RuntimeError(payload["reason"])
-        if payload.get("maskings"):
-            return payload
-    raise RuntimeError("no findings were shown")
+    if payload.get("failed"):
+        raise RuntimeError(payload["reason"])
+    if not payload.get("maskings"):
+        raise RuntimeError("no findings were shown")
+    return payload
 
 
 def numbers_of(payload: dict[str, Any]) -> Numbers:
@@ -212,13 +217,8 @@ def ask_image(site: Site, visitor: Visitor, which: int) -> dict[str, bool]:
     payload = open_image(site, visitor, which)
     right = {"image": same(numbers_of(payload), site.alone[which])}
     detail = {"study": payload["study"], "margin": MARGIN}
-    for shown in visitor.fire(site.viewer, "margin_changed", detail=detail):
-        after = shown[0] or {}
-        if after.get("failed"):
-            raise RuntimeError(after["reason"])
-        if after.get("maskings"):
-            right["margin"] = same(numbers_of(after), site.moved[which])
-            break
+    after = _last_payload(visitor.fire(site.viewer, "margin_changed", detail=detail))
+    right["margin"] = same(numbers_of(after), site.moved[which])
     return right
 
 
