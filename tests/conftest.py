@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from cores import threads
 from fakes import fake_pipeline
 
 from cxrdemo.phantom import Phantom, make_phantom
@@ -14,9 +15,7 @@ BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    """Each worker of pytest-xdist computes on its share of two cores: teams slow each other."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // workers))
+    torch.set_num_threads(threads())
 
 
 @pytest.fixture(scope="session")

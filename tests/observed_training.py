@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cores import threads
 
 from training.__main__ import main
 from training.commands.classify import ClassifyTask
@@ -40,7 +41,7 @@ def at_the_end(task: ClassifyTask) -> None:
 
 if __name__ == "__main__":
     if "RANK" not in os.environ:  # alone: with as many threads as the test itself
-        torch.set_num_threads(min(2, os.cpu_count() or 1))
+        torch.set_num_threads(threads())
     ClassifyTask.training_step = watched_step  # type: ignore[method-assign]
     ClassifyTask.on_train_end = at_the_end  # type: ignore[method-assign]
     sys.exit(main(sys.argv[3:]))

@@ -296,6 +296,7 @@ function showLegend() {
 
 // The panes as they are seen, at the picture's own size, with what tells how they came about.
 function save() {
+  if (waiting === false) layOut(); // what was just asked for stands in the panes from the next frame on
   const { width, height } = posedSize(data.image, view);
   const visible = panes.filter((pane) => !pane.box.hidden);
   const columns = Math.min(3, visible.length), rows = Math.ceil(visible.length / columns);
