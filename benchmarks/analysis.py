@@ -92,7 +92,8 @@ def probes(setting: Setting) -> list[Row]:
         images = [plain.loose(inside, margin) for margin in PROBED_MARGINS]
         loose, none = ALL_MASKINGS[1], ALL_MASKINGS[0]
         for kept, mode in (*((k, loose) for k in images), (~inside, none)):
-            shown = plain_networks.as_inputs({mode: np.where(kept, radiograph.pixels, 0)})
+            filled = plain_networks.filled(radiograph.pixels, kept, mode)
+            shown = plain_networks.as_inputs({mode: filled})
             plain_networks.classifiers[mode](shown[mode])
 
     parts: dict[str, Callable[[], object]] = {"plain": plainly}

@@ -141,7 +141,9 @@ def grad_cam(setting: Setting) -> list[Row]:
     """Five labels by three maskings."""
     plain, pipelines = setting.plain, setting.pipelines
     images = plain.inputs(setting.radiograph.pixels)
-    placement = Placement.letterbox(setting.radiograph.hw, (224, 224))
+    placement = Placement.letterbox(
+        setting.radiograph.hw, tuple(images[ALL_MASKINGS[0]].shape[-2:])
+    )
 
     def package() -> None:
         for mode in ALL_MASKINGS:

@@ -34,6 +34,28 @@ def network_input(pixels: NDArray[np.float32], spec: InputSpec) -> torch.Tensor:
     return torch.from_numpy(normalise(place(pixels, spec)[0], spec))[None]
 
 
+def kept_logits(
+    network: torch.nn.Module, image: torch.Tensor, kept: NDArray[np.bool_]
+) -> torch.Tensor:
+    """Logits (1, K) of a ResNet whose cells count from the half on that a masking keeps."""
+    features = image
+    for name, part in network.named_children():
+        if name == "avgpool":
+            break
+        features = part(features)
+    scale = min(image.shape[-2] / kept.shape[0], image.shape[-1] / kept.shape[1])
+    height, width = (round(side * scale) for side in kept.shape)
+    small = cv2.resize(kept.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    canvas = np.zeros(image.shape[-2:], np.float32)
+    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+    canvas[top : top + height, left : left + width] = small
+    rows, columns = features.shape[-2:]
+    share = cv2.resize(canvas, (columns, rows), interpolation=cv2.INTER_AREA)
+    weight = torch.from_numpy(np.maximum(0, 2 * share - 1))
+    head: torch.nn.Module = network.fc  # type: ignore[assignment]
+    return torch.as_tensor(head((features * weight).sum((2, 3)) / weight.sum()))
+
+
 def loose(lungs: NDArray[np.bool_], margin: float) -> NDArray[np.bool_]:
     """The loose region by three Euclidean distance transforms at native size."""
     height = np.flatnonzero(lungs.any(axis=1)).size

@@ -22,7 +22,7 @@ from cxrdemo.examples import make_dicom
 from cxrdemo.files import read_radiograph
 from cxrdemo.inputs import normalise, place
 from cxrdemo.lungs import split_sides
-from cxrdemo.masking import DEFAULT_MARGIN, apply_mask
+from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
@@ -150,16 +150,29 @@ class PlainNetworks:
         logits = self.network.decode(features, boxes=canvas_box)[0][0, 0].numpy()
         return split_sides(placement.undo_map(logits) > 0)[0] > 0
 
-    def masked(
-        self, pixels: NDArray[np.float32], lungs: NDArray[np.bool_]
-    ) -> dict[MaskingMode, NDArray[np.float32]]:
-        """What each classifier is shown."""
-        kept = {
+    def kept(self, lungs: NDArray[np.bool_]) -> dict[MaskingMode, NDArray[np.bool_]]:
+        """The region that each masking keeps."""
+        return {
             MaskingMode.NONE: np.ones(lungs.shape, bool),
             MaskingMode.LOOSE: plain.loose(lungs, DEFAULT_MARGIN),
             MaskingMode.TIGHT: lungs,
         }
-        return {mode: apply_mask(pixels, kept[mode], fill=0.0) for mode in ALL_MASKINGS}
+
+    def masked(
+        self, pixels: NDArray[np.float32], lungs: NDArray[np.bool_]
+    ) -> dict[MaskingMode, NDArray[np.float32]]:
+        """What each classifier is shown."""
+        return {mode: self.filled(pixels, kept, mode) for mode, kept in self.kept(lungs).items()}
+
+    def filled(
+        self, pixels: NDArray[np.float32], kept: NDArray[np.bool_], mode: MaskingMode
+    ) -> NDArray[np.float32]:
+        """The image with what is not kept at the level that the checkpoint asks for."""
+        spec = self.store.findings(mode)
+        assert spec is not None
+        fill = spec.inputs.fill
+        level = pixels[kept].mean() if isinstance(fill, str) else fill
+        return np.where(kept, pixels, np.float32(level))
 
     def inputs(self, pixels: NDArray[np.float32]) -> dict[MaskingMode, torch.Tensor]:
         """The classifiers' inputs for one image."""
@@ -175,3 +188,15 @@ class PlainNetworks:
             assert spec is not None
             found[mode] = plain.network_input(image, spec.inputs)
         return found
+
+    @torch.inference_mode()
+    def logits(
+        self, mode: MaskingMode, image: torch.Tensor, kept: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Of one input, pooled as the checkpoint was trained to."""
+        spec = self.store.findings(mode)
+        assert spec is not None
+        network = self.classifiers[mode]
+        if spec.pooling == "all":
+            return np.asarray(network(image)[0])
+        return np.asarray(plain.kept_logits(network, image, kept)[0])

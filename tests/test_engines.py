@@ -216,10 +216,10 @@ def test_the_plain_way_gives_the_same_results_on_real_images(
         assert fast.lungs is not None
         lungs = networks.lungs(radiograph.pixels)
         assert (lungs & fast.lungs.inside).sum() / (lungs | fast.lungs.inside).sum() >= MIN_IOU
+        regions = networks.kept(lungs)
         inputs = networks.as_inputs(networks.masked(radiograph.pixels, lungs))
         for mode in MaskingMode:
-            with torch.inference_mode():
-                logits = networks.classifiers[mode](inputs[mode])[0].numpy()
+            logits = networks.logits(mode, inputs[mode], regions[mode])
             spec = bundled_pipeline.classifier_spec(mode)
             assert spec is not None
             scale, offset, threshold = np.array(
