@@ -91,7 +91,9 @@ def test_a_second_image_takes_the_place_of_one_that_is_being_read(
     choose(tab, phantom_png(1))
     assert brake.reached.wait(30)
     choose(tab, second)
-    expect(tab.locator("p.cxr-status").first).to_have_text("Reading the file…")
+    # The file is read aside; its findings wait for those of the first image.
+    status = tab.locator("p.cxr-status").first
+    expect(status).to_have_text("Waiting: 1 reading before yours.")
     brake.go.set()
     shown = words(site.pipeline.analyse(read_radiograph(second)), MaskingMode.NONE)
     expect(numbers(tab)).to_have_text(shown)
