@@ -16,7 +16,7 @@ from benchmarks import plain
 from cxrdemo import classifier as classifiers_room
 from cxrdemo import segmenter as segmenter_room
 from cxrdemo.checkpoints import CheckpointStore, load_strictly
-from cxrdemo.devices import Precision, fastest_precision
+from cxrdemo.devices import Precision, precision_for
 from cxrdemo.engines import Engine, cache_folder
 from cxrdemo.examples import make_dicom
 from cxrdemo.files import read_radiograph
@@ -58,7 +58,7 @@ class Setting:
     @property
     def precision(self) -> Precision:
         """Where the app does not keep fp32 for the sake of the results; references are fp32."""
-        return fastest_precision("cpu")
+        return precision_for("auto", "cpu")
 
     @property
     def cache(self) -> Path:

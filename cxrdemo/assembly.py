@@ -61,7 +61,7 @@ class Assembly:
             )
         network = build(side)
         load_strictly(network, self.store.load(spec), spec.name)
-        return self._as_segmenter(spec, network, self._precision(bf16_holds=False))
+        return self._as_segmenter(spec, network, bf16_holds=False)
 
     def medsam(self, path: Path) -> LungSegmenter:
         """Stock MedSAM weights from outside the manifest: they need the lungs' boxes.
@@ -84,7 +84,7 @@ class Assembly:
         )
         network = segmenter_room.build_vit_b()
         load_strictly(network, read_weights(path), spec.name)
-        return self._as_segmenter(spec, network, self._precision(bf16_holds=True))
+        return self._as_segmenter(spec, network, bf16_holds=True)
 
     def classifier(self, spec: CheckpointSpec) -> FindingClassifier:
         """A listed classifier.
@@ -95,7 +95,7 @@ class Assembly:
         network = classifiers_room.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
-        precision = self._precision(bf16_holds=has_first_stage(network))
+        precision = precision_for(self.precision, self.device, bf16_holds=has_first_stage(network))
         image, first = (1, 3, *spec.inputs.hw), None
         if has_first_stage(network):
             part = partial(first_stage, network)
@@ -108,15 +108,10 @@ class Assembly:
             spec, network, device=self.device, precision=precision, first=first, later=later
         )
 
-    def _precision(self, *, bf16_holds: bool) -> Precision:
-        """The fastest, if "auto" is asked for and the results were measured to stay."""
-        if self.precision == "auto" and not bf16_holds:
-            return "fp32"
-        return precision_for(self.precision, self.device)
-
     def _as_segmenter(
-        self, spec: CheckpointSpec, network: SamNetwork, precision: Precision
+        self, spec: CheckpointSpec, network: SamNetwork, *, bf16_holds: bool
     ) -> LungSegmenter:
+        precision = precision_for(self.precision, self.device, bf16_holds=bf16_holds)
         network.to(memory_format=torch.channels_last)
         image = (1, 3, *spec.inputs.hw)
         encode = self._compiled(spec, network, network.image_encoder, "encoder", [image], precision)

@@ -15,6 +15,8 @@ from cxrdemo.errors import SettingError
 
 Precision = Literal["fp32", "bf16"]
 AskedPrecision = Literal["auto", "fp32", "bf16"]
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+AskedTrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _CPU_FLAGS: Final = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 """bf16 arithmetic by name in `torch.cpu.get_capabilities`: x86, then Arm."""
@@ -65,14 +67,35 @@ def has_bf16(device: torch.device | str) -> bool:
     return False
 
 
-def fastest_precision(device: torch.device | str) -> Precision:
-    """Gives "bf16" where the device has it, otherwise "fp32": never slower than plain fp32."""
-    return "bf16" if has_bf16(device) else "fp32"
+def precision_for(
+    asked: AskedPrecision, device: torch.device | str, *, bf16_holds: bool = True
+) -> Precision:
+    """What was asked for; "auto" asks for the fastest that holds: never slower than plain fp32.
+
+    Args:
+        asked: A precision, or "auto".
+        device: Where the network computes.
+        bf16_holds: Whether the network's results were measured to stay in bf16.
+    """
+    if asked != "auto":
+        return asked
+    return "bf16" if bf16_holds and has_bf16(device) else "fp32"
 
 
-def precision_for(asked: AskedPrecision, device: torch.device | str) -> Precision:
-    """What was asked for; "auto" asks for the fastest."""
-    return fastest_precision(device) if asked == "auto" else asked
+def training_precision(
+    asked: AskedTrainingPrecision, device: torch.device | str
+) -> TrainingPrecision:
+    """The same for a training run, which may also take fp16, with scaled gradients.
+
+    "auto" takes it on a GPU that has matrix units for fp16 alone.
+    """
+    if asked == "fp16":
+        return asked
+    device, chosen = torch.device(device), precision_for(asked, device)
+    if asked == "auto" and chosen == "fp32" and device.type == "cuda":
+        has_fp16 = torch.cuda.get_device_capability(device)[0] >= _FIRST_FP16_MAJOR
+        return "fp16" if has_fp16 else "fp32"
+    return chosen
 
 
 def computing_in(
@@ -93,18 +116,3 @@ def hold_in(precision: Precision, layers: Iterable[nn.Module]) -> None:
         for layer in layers:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.to(torch.bfloat16)
-
-
-def training_precision(
-    device: torch.device | str,
-) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
-    """The same choice in the words of Lightning's `Trainer(precision=...)`.
-
-    A GPU that has matrix units for fp16 alone trains in fp16, with scaled gradients.
-    """
-    device = torch.device(device)
-    if has_bf16(device):
-        return "bf16-mixed"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _FIRST_FP16_MAJOR:
-        return "16-mixed"
-    return "32-true"

@@ -7,7 +7,6 @@ from torch import nn
 from cxrdemo import devices
 from cxrdemo.devices import (
     computing_in,
-    fastest_precision,
     has_bf16,
     hold_in,
     precision_for,
@@ -33,17 +32,17 @@ def test_a_processor_computes_in_bf16_only_where_it_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(flags))
     assert has_bf16("cpu") is expected
-    assert fastest_precision("cpu") == ("bf16" if expected else "fp32")
-    assert training_precision("cpu") == ("bf16-mixed" if expected else "32-true")
+    assert precision_for("auto", "cpu") == ("bf16" if expected else "fp32")
+    assert training_precision("auto", "cpu") == ("bf16" if expected else "fp32")
 
 
 @pytest.mark.parametrize(
     ("capability", "expected", "training"),
     [
-        ((6, 1), False, "32-true"),
-        ((7, 0), False, "16-mixed"),
-        ((7, 5), False, "16-mixed"),
-        ((8, 0), True, "bf16-mixed"),
+        ((6, 1), False, "fp32"),
+        ((7, 0), False, "fp16"),
+        ((7, 5), False, "fp16"),
+        ((8, 0), True, "bf16"),
     ],
 )
 def test_a_gpu_computes_in_bf16_from_ampere_on_and_trains_in_fp16_before(
@@ -51,7 +50,10 @@ def test_a_gpu_computes_in_bf16_from_ampere_on_and_trains_in_fp16_before(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert has_bf16(torch.device("cuda", 0)) is expected
-    assert training_precision("cuda:0") == training
+    assert precision_for("auto", "cuda:0") == ("bf16" if expected else "fp32")
+    assert training_precision("auto", "cuda:0") == training
+    assert training_precision("fp32", "cuda:0") == "fp32"
+    assert training_precision("fp16", "cuda:0") == "fp16"
 
 
 def test_a_device_is_taken_by_name_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,14 +71,15 @@ def test_a_device_is_taken_by_name_or_chosen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_any_other_device_computes_in_fp32() -> None:
-    assert fastest_precision("mps") == "fp32"
+    assert precision_for("auto", "mps") == training_precision("auto", "mps") == "fp32"
 
 
 def test_a_precision_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precision_for("bf16", "mps") == "bf16"
-    assert precision_for("auto", "mps") == "fp32"
     monkeypatch.setattr(devices, "has_bf16", lambda _: True)
     assert precision_for("auto", "cpu") == "bf16"
+    assert precision_for("auto", "cpu", bf16_holds=False) == "fp32"
+    assert precision_for("bf16", "cpu", bf16_holds=False) == "bf16"
     assert precision_for("fp32", "cpu") == "fp32"
 
 

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from safetensors.torch import load_file, save_file
 
+from cxrdemo import devices
 from cxrdemo.classifier import build_network, grid_of, output_layer
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.inputs import InputSpec
@@ -276,7 +277,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(
 def test_the_hardware_chooses_the_precision_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engine, "training_precision", lambda _: "32-true")
+    monkeypatch.setattr(devices, "has_bf16", lambda _: False)
     assert engine.precision_of("auto", "cpu") == "32-true"
     assert capsys.readouterr().out == "precision 32-true: cpu has no bf16 in hardware\n"
     assert engine.precision_of("bf16", "cpu") == "bf16-mixed"

@@ -36,12 +36,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cxrdemo.devices import resolve, training_precision
+from cxrdemo.devices import (
+    AskedTrainingPrecision,
+    TrainingPrecision,
+    resolve,
+    training_precision,
+)
 from training.engine.draws import UseSampler
 from training.engine.run_folder import RunFolder
 from training.engine.settings import FREE_SETTINGS, RunSettings
 from training.errors import DataError
 from training.writing import replacing
+
+LightningPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]
+
+LIGHTNING_WORDS: Final[Mapping[TrainingPrecision, LightningPrecision]] = {
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "fp32": "32-true",
+}
+"""What `Trainer(precision=...)` calls each precision."""
 
 WARM_UP: Final = 0.1
 """Part of the steps in which the learning rate rises."""
@@ -285,21 +299,20 @@ def one_cycle(task: L.LightningModule, settings: RunSettings) -> Any:
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def precision_of(wanted: str, device: str) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+def precision_of(wanted: str, device: str) -> LightningPrecision:
     """Lightning's word for a precision; says in one line what "auto" has chosen.
 
     Raises:
         DataError: If the device cannot train in it.
     """
-    if wanted == "auto":
-        chosen = training_precision(device)
-        reason = "has bf16" if chosen == "bf16-mixed" else "has no bf16"
-        _say(f"precision {chosen}: {device} {reason} in hardware")
-        return chosen
     if wanted == "fp16" and not device.startswith("cuda"):
         raise DataError(f"--precision fp16 is for GPUs, and this run is on {device}. Take auto.")
-    words: Final = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
-    return cast(Literal["bf16-mixed", "16-mixed", "32-true"], words[wanted])
+    chosen = training_precision(cast(AskedTrainingPrecision, wanted), device)
+    word = LIGHTNING_WORDS[chosen]
+    if wanted == "auto":
+        reason = "has bf16" if chosen == "bf16" else "has no bf16"
+        _say(f"precision {word}: {device} {reason} in hardware")
+    return word
 
 
 def resume_from(folder: RunFolder) -> tuple[Path | None, dict[str, Any]]:
