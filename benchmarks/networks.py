@@ -13,14 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Row, Timing, interleaved, ratio
 from benchmarks.plain import grad_cams
 from benchmarks.setting import Setting
-from cxrdemo.classifier import Evidence, logits_of
+from cxrdemo.backbones import logits_of
+from cxrdemo.classifier import Evidence
 from cxrdemo.devices import computing_in, hold_in
 from cxrdemo.engines import Engine, compile_part
 from cxrdemo.inputs import MEDSAM_INPUT
 from cxrdemo.placement import Placement
 from cxrdemo.results import ALL_MASKINGS
 from cxrdemo.saliency import explain
-from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts, build_vit_b
+from cxrdemo.sam import build_vit_b
+from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
 from cxrdemo.specs import CheckpointSpec
 
 

@@ -13,8 +13,7 @@ from segment_anything.modeling import TwoWayTransformer
 from timm.models.tiny_vit import Attention
 
 from benchmarks import plain
-from cxrdemo import classifier as classifiers_room
-from cxrdemo import segmenter as segmenter_room
+from cxrdemo import backbones, sam
 from cxrdemo.checkpoints import CheckpointStore, load_strictly
 from cxrdemo.devices import Precision, precision_for
 from cxrdemo.engines import Engine, cache_folder
@@ -27,7 +26,7 @@ from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import ALL_MASKINGS, MaskingMode
-from cxrdemo.segmenter import SamNetwork
+from cxrdemo.sam import SamNetwork
 from cxrdemo.settings import REPOSITORY
 
 BUNDLED = REPOSITORY / "checkpoints"
@@ -116,22 +115,23 @@ class PlainNetworks:
         spec = store.lungs()
         assert spec is not None
         network = (
-            segmenter_room.ARCHITECTURES[spec.architecture](spec.inputs.hw[0])
+            sam.ARCHITECTURES[spec.architecture]
+            .build(spec.inputs.hw[0])
             .eval()
             .requires_grad_(False)
         )
         load_strictly(network, store.load(spec), spec.name)
         for part in network.modules():
-            # As the packages have them, without the ways round of `cxrdemo.segmenter`.
-            if isinstance(part, segmenter_room.FusedBiasAttention):
+            # As the packages have them, without the ways round of `cxrdemo.sam`.
+            if isinstance(part, sam.FusedBiasAttention):
                 part.__class__ = Attention
-            elif isinstance(part, segmenter_room.RowMajorTransformer):
+            elif isinstance(part, sam.RowMajorTransformer):
                 part.__class__ = TwoWayTransformer
         classifiers: dict[MaskingMode, torch.nn.Module] = {}
         for mode in ALL_MASKINGS:
             found = store.findings(mode)
             assert found is not None
-            part = classifiers_room.ARCHITECTURES[found.architecture](len(found.labels)).eval()
+            part = backbones.ARCHITECTURES[found.architecture](len(found.labels)).eval()
             load_strictly(part, store.load(found), found.name)
             classifiers[mode] = part
         return cls(network, classifiers, store)

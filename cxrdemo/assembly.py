@@ -1,25 +1,24 @@
 """From a checkpoint folder to the parts of a pipeline: what builds networks and loads weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 
-from cxrdemo import classifier as classifiers_room
-from cxrdemo import segmenter as segmenter_room
+from cxrdemo import backbones, sam
+from cxrdemo.backbones import first_stage, has_first_stage, later_stages
 from cxrdemo.checkpoints import CheckpointStore, file_sha256, load_strictly, read_weights
-from cxrdemo.classifier import FindingClassifier, first_stage, has_first_stage, later_stages
+from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import AskedPrecision, Precision, precision_for
 from cxrdemo.engines import ANY_LENGTH, Engine, Part, compile_part
 from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import MEDSAM_INPUT
-from cxrdemo.segmenter import EMBEDDING_CHANNELS, LungSegmenter, SamNetwork
+from cxrdemo.sam import EMBEDDING_CHANNELS, SamNetwork
+from cxrdemo.segmenter import LungSegmenter
 from cxrdemo.specs import CheckpointSpec
-
-Builder = TypeVar("Builder")
 
 SIDE_STEP_PX: Final = 32
 """The coarsest stride of a segmenter's encoder."""
@@ -52,14 +51,14 @@ class Assembly:
         Raises:
             CheckpointError: If its file is missing, altered or does not fit.
         """
-        build, side = _builder(segmenter_room.ARCHITECTURES, spec), spec.inputs.hw[0]
+        architecture, side = _architecture_of(spec), spec.inputs.hw[0]
         if side % SIDE_STEP_PX:
             raise CheckpointError(
                 f"The checkpoint {spec.name} has inputs of {side} px, which its network cannot "
                 f"part into cells. Give the spec the size it was trained at, a multiple of "
                 f"{SIDE_STEP_PX}."
             )
-        network = build(side)
+        network = architecture.build(side)
         load_strictly(network, self.store.load(spec), spec.name)
         return self._as_segmenter(spec, network, bf16_holds=False)
 
@@ -76,13 +75,13 @@ class Assembly:
         spec = CheckpointSpec(
             name=path.stem,
             task="lungs",
-            architecture="sam-vit-b-1024",
+            architecture=sam.VIT_B,
             file=path.name,
             sha256=file_sha256(path),
             inputs=MEDSAM_INPUT,
             prompt="lung-boxes",
         )
-        network = segmenter_room.build_vit_b()
+        network = sam.build_vit_b()
         load_strictly(network, read_weights(path), spec.name)
         return self._as_segmenter(spec, network, bf16_holds=True)
 
@@ -92,7 +91,7 @@ class Assembly:
         Raises:
             CheckpointError: If its file is missing, altered or does not fit.
         """
-        network = classifiers_room.build_network(spec.architecture, len(spec.labels))
+        network = backbones.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
         precision = precision_for(self.precision, self.device, bf16_holds=has_first_stage(network))
@@ -151,10 +150,10 @@ class Assembly:
         )
 
 
-def _builder(registry: Mapping[str, Builder], spec: CheckpointSpec) -> Builder:
-    if spec.architecture not in registry:
+def _architecture_of(spec: CheckpointSpec) -> sam.Architecture:
+    if spec.architecture not in sam.ARCHITECTURES:
         raise CheckpointError(
             f"The checkpoint {spec.name} names the architecture {spec.architecture!r}; known are "
-            f"{sorted(registry)}."
+            f"{sorted(sam.ARCHITECTURES)}."
         )
-    return registry[spec.architecture]
+    return sam.ARCHITECTURES[spec.architecture]

@@ -18,9 +18,7 @@ import torch
 
 from cxrdemo.assembly import Assembly
 from cxrdemo.checkpoints import CheckpointStore
-from cxrdemo.classifier import (
-    FindingClassifier,
-)
+from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import AskedPrecision
 from cxrdemo.engines import Engine, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError

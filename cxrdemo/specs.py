@@ -238,7 +238,7 @@ class CheckpointSpec:
     Attributes:
         name: Task-architecture-size-mode.version, such as "findings-resnet50-224-tight.v2".
         task: "lungs" or "findings".
-        architecture: A key of `segmenter.ARCHITECTURES`, or what `classifier.build_network` takes.
+        architecture: A key of `sam.ARCHITECTURES`, or what `backbones.build_network` takes.
         file: File name beside the manifest.
         sha256: Of the file, lower-case hex.
         inputs: Preprocessing.

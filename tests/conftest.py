@@ -9,6 +9,7 @@ from fakes import fake_pipeline
 
 from cxrdemo.phantom import Phantom, make_phantom
 from cxrdemo.pipeline import Pipeline
+from cxrdemo.sam import SamNetwork, build_vit_b
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
@@ -36,6 +37,18 @@ def phantom_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for phantom, case in zip(phantoms, read_finding_index(folder / "nih"), strict=True):
         cv2.imwrite(str(mask_path(folder / "masks", case.name)), phantom.lungs)
     return folder
+
+
+@pytest.fixture(scope="module")
+def vit_b() -> SamNetwork:
+    """MedSAM's architecture with random weights."""
+    torch.manual_seed(0)
+    network = build_vit_b()
+    # As initialised, the positional terms are zero and would hide a mistake.
+    for name, parameter in network.named_parameters():
+        if "pos" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network.eval()
 
 
 @pytest.fixture

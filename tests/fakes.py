@@ -25,7 +25,8 @@ from cxrdemo.phantom import Phantom, make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask, MaskingMode
-from cxrdemo.segmenter import Embedding, LungSegmenter, SamNetwork
+from cxrdemo.sam import SamNetwork
+from cxrdemo.segmenter import Embedding, LungSegmenter
 from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, Pooling
 
 LUNGS_SPEC = CheckpointSpec(

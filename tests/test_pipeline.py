@@ -21,8 +21,7 @@ from fakes import (
 )
 from safetensors.torch import save_file
 
-from cxrdemo import classifier as classifier_room
-from cxrdemo import segmenter as segmenter_room
+from cxrdemo import backbones, sam
 from cxrdemo.checkpoints import CheckpointStore, file_sha256
 from cxrdemo.devices import Precision
 from cxrdemo.errors import CheckpointError, NoLungsFoundError, PromptError
@@ -34,7 +33,7 @@ from cxrdemo.phantom import Phantom
 from cxrdemo.pipeline import CLICK_RADIUS, Pipeline
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import METHODS, Analysis, MaskingMode, Side
-from cxrdemo.segmenter import LungSegmenter, SamNetwork
+from cxrdemo.segmenter import LungSegmenter
 
 
 def numbers(analysis: Analysis) -> dict:
@@ -214,11 +213,16 @@ def test_a_missing_medsam_file_is_named(tmp_path: Path) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A complete checkpoint folder of tiny networks."""
     monkeypatch.setattr(
-        segmenter_room,
+        sam,
         "ARCHITECTURES",
-        {"sam-tiny-64": lambda size: SamNetwork(TinyEncoder(), input_size=size, stride=8)},
+        {
+            "sam-tiny-64": sam.Architecture(
+                lambda size: sam.SamNetwork(TinyEncoder(), input_size=size, stride=8),
+                lambda _: LUNGS_SPEC.inputs,
+            )
+        },
     )
-    monkeypatch.setattr(classifier_room, "ARCHITECTURES", {"resnet-tiny": tiny_resnet})
+    monkeypatch.setattr(backbones, "ARCHITECTURES", {"resnet-tiny": tiny_resnet})
     specs = [LUNGS_SPEC, *(findings_spec(mode) for mode in MaskingMode)]
     networks = [tiny_segmenter()._network, *(tiny_classifier(mode).network for mode in MaskingMode)]
     listed = []

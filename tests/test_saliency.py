@@ -8,13 +8,8 @@ from fakes import all_of, findings_spec, noise_radiograph, tiny_classifier, tiny
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from cxrdemo.classifier import (
-    FindingClassifier,
-    activations_of,
-    build_network,
-    head_of,
-    output_layer,
-)
+from cxrdemo.backbones import activations_of, build_network, head_of, output_layer
+from cxrdemo.classifier import FindingClassifier
 from cxrdemo.inputs import KEPT_MEAN, normalise, place
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import cell_weights

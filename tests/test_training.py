@@ -14,7 +14,7 @@ from cxrdemo.lesions import MASS, NODULE, LesionKind
 from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode, Side
-from cxrdemo.segmenter import SamNetwork
+from cxrdemo.sam import SamNetwork
 from training.commands.classify import ClassifySettings, ClassifyTask
 from training.commands.segment import (
     SegmentSettings,

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from safetensors.torch import load_file, save_file
 
 from cxrdemo import devices
-from cxrdemo.classifier import build_network, grid_of, output_layer
+from cxrdemo.backbones import build_network, grid_of, output_layer
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS

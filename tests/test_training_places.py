@@ -11,7 +11,7 @@ import pytest
 import torch
 from fakes import tiny_resnet
 
-from cxrdemo.classifier import activations_of, build_network, logits_of, output_layer
+from cxrdemo.backbones import activations_of, build_network, logits_of, output_layer
 from cxrdemo.inputs import KEPT_MEAN, InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lesions import MASS, NODULE

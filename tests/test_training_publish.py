@@ -23,7 +23,7 @@ from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
-from cxrdemo.segmenter import build_tinyvit_5m
+from cxrdemo.sam import build_tinyvit_5m
 from cxrdemo.specs import CheckpointSpec, Estimate, Origin, Sample
 from training.__main__ import main
 from training.commands import publish

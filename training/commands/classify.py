@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from cxrdemo.backbones import activations_of, build_network, grid_of, logits_of, output_layer
 from cxrdemo.checkpoints import load_strictly, read_weights
-from cxrdemo.classifier import activations_of, build_network, grid_of, logits_of, output_layer
 from cxrdemo.inputs import KEPT_MEAN, InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lesions import MASS, NODULE

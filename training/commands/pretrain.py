@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from cxrdemo.classifier import activations_of
+from cxrdemo.backbones import activations_of
 from cxrdemo.results import MaskingMode
 from training.commands import classify
 from training.engine.draws import Use, UseSampler, gather_rows, train_loader, val_loader

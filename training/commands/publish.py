@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from cxrdemo.backbones import build_network, keep_outputs, output_layer
 from cxrdemo.checkpoints import CheckpointStore, file_sha256, load_strictly, read_weights
-from cxrdemo.classifier import FindingClassifier, build_network, keep_outputs, output_layer
+from cxrdemo.classifier import FindingClassifier
 from cxrdemo.devices import resolve
 from cxrdemo.figure_names import FigureName
 from cxrdemo.inputs import InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import DEFAULT_MARGIN
 from cxrdemo.results import MaskingMode
-from cxrdemo.segmenter import ARCHITECTURES as SEGMENTERS
+from cxrdemo.sam import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
 from cxrdemo.specs import CheckpointSpec, LabelSpec, Origin
 from training.commands.calibrate import add_method_argument, add_place_arguments, places_of
 from training.commands.classify import input_spec
 from training.commands.flags import add_device_argument
-from training.commands.segment import input_spec as segmenter_input
 from training.engine.record import read_record
 from training.engine.run_folder import RunFolder
 from training.errors import DataError
@@ -205,12 +205,12 @@ def _publish_segmenter(
     args: argparse.Namespace, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> CheckpointSpec:
     architecture = settings["architecture"]
-    inputs = segmenter_input(architecture, settings["size"])
+    inputs = SEGMENTERS[architecture].inputs(settings["size"])
     # The architecture's name ends with its usual size; these weights may be of another one.
     family = architecture.removeprefix("sam-").rpartition("-")[0]
     name = f"lungs-{family}-{inputs.hw[0]}.v{args.version}"
     spec = _write(args, name, "lungs", architecture, state, inputs)
-    network = SEGMENTERS[architecture](inputs.hw[0])
+    network = SEGMENTERS[architecture].build(inputs.hw[0])
     load_strictly(network, read_weights(args.run / spec.file), name)
     segmenter = LungSegmenter(spec, network, device=resolve(args.device))
     cases = read_lung_index(args.data)

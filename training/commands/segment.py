@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrdemo.checkpoints import load_strictly, read_weights
-from cxrdemo.inputs import MEDSAM_INPUT, InputSpec
 from cxrdemo.results import Side, bounding_box
-from cxrdemo.segmenter import SamNetwork, build_tinyvit_5m, build_vit_b
+from cxrdemo.sam import ARCHITECTURES, TINYVIT_5M, TINYVIT_PX, SamNetwork
 from training.engine.draws import UseSampler, gather_rows, train_loader, val_loader
 from training.engine.settings import RunSettings, add_run_arguments, settings_from
 from training.engine.trainer import begin, fit, one_cycle
@@ -228,22 +227,17 @@ def _to_canvas(logits: Tensor, hw: Sequence[int]) -> Tensor:
     return F.interpolate(logits, size=tuple(hw), mode="bilinear")[:, 0]
 
 
-def input_spec(architecture: str, size: int) -> InputSpec:
-    """The preprocessing of an architecture."""
-    return MEDSAM_INPUT if architecture == "sam-vit-b-1024" else InputSpec(hw=(size, size))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv and masks")
     parser.add_argument(
         "--architecture",
-        choices=("sam-tinyvit-5m-512", "sam-vit-b-1024"),
-        default="sam-tinyvit-5m-512",
+        choices=sorted(ARCHITECTURES),
+        default=TINYVIT_5M,
         help="of the image encoder",
     )
     parser.add_argument("--init", type=Path, help="weights to start from (.pth or .safetensors)")
-    parser.add_argument("--size", type=int, default=512, help="TinyViT input size in pixels")
+    parser.add_argument("--size", type=int, default=TINYVIT_PX, help="TinyViT input size in pixels")
     parser.add_argument(
         "--freeze-prompt-encoder", action="store_true", help="keep it as --init has it"
     )
@@ -256,7 +250,7 @@ def run(args: argparse.Namespace) -> None:
     if not begin(settings):
         return
     network = start_network(settings)
-    spec = input_spec(settings.architecture, settings.size)
+    spec = ARCHITECTURES[settings.architecture].inputs(settings.size)
     cases = read_lung_index(Path(settings.data))
     val, train = ([c for c in cases if c.split == split] for split in ("val", "train"))
     if not train:
@@ -279,8 +273,8 @@ def start_network(settings: SegmentSettings) -> SamNetwork:
         DataError: If the file is not there.
         CheckpointError: If it is not of this architecture.
     """
-    is_vit = settings.architecture == "sam-vit-b-1024"
-    network = build_vit_b() if is_vit else build_tinyvit_5m(settings.size)
+    architecture = ARCHITECTURES[settings.architecture]
+    network = architecture.build(architecture.inputs(settings.size).hw[0])
     if settings.init is not None:
         path = Path(settings.init)
         if not path.is_file():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrdemo.classifier import head_of
+from cxrdemo.backbones import head_of
 
 UNKNOWN: Final = -1.0
 """A label that nobody knows."""

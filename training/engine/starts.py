@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cxrdemo.classifier import output_layer
+from cxrdemo.backbones import output_layer
 from training.errors import DataError
 
 BLOCKS: Final[Mapping[int, Sequence[int]]] = {
