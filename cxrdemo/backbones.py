@@ -30,9 +30,12 @@ ARCHITECTURES: Final[Mapping[str, Callable[[int], nn.Module]]] = {
             replace_stride_with_dilation=[False, False, True],
         ),
     ),
+    "efficientnet-lite0-dilated": lambda outputs: timm.create_model(
+        "tf_efficientnet_lite0", pretrained=False, num_classes=outputs, output_stride=16
+    ),
 }
 """The project's own names, beside `torchvision/NAME` and `timm/NAME`, to builders that take the
-number of outputs. The last stage of the dilated one keeps its resolution: twice as many cells a
+number of outputs. The last stages of the dilated ones keep their resolution: twice as many cells a
 side, from the same state dict."""
 
 PROBE_PX: Final = 96

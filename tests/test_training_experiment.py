@@ -74,7 +74,7 @@ def test_pretraining_comes_first_where_the_preset_has_it(phantom_sets: Path) -> 
 
 
 def test_two_learnt_backbones_are_each_begun_from_their_own_weights(phantom_sets: Path) -> None:
-    fit = {"resnet50-dilated": "chest-ct", "timm/tf_efficientnet_lite0": "imagenet-lite0"}
+    fit = {"resnet50-dilated": "chest-ct", "efficientnet-lite0-dilated": "imagenet-lite0"}
     given = {
         "segmenter": Path("/checkpoints"),
         "mask_folder": phantom_sets / "masks",

@@ -29,6 +29,7 @@ from training.errors import DataError
 from training.images.stored_masks import QUALITY_NAME
 from training.measures.figures import json_ready
 from training.reports import page as report
+from training.sets.boxes import BOXES_NAME
 from training.sets.index import read_finding_index
 from training.writing import replacing
 
@@ -196,19 +197,27 @@ def plan(
         trained_on += "; pretrained on " + describe(read_finding_index(extra))
     # A table of experiments shows what failed too.
     marked = "--allow-untrained" if preset.makes_data else "--allow-worse-than-chance"
-    words = ("--trained-on", trained_on, "--licence", preset.licence, *preset.measure, marked)
+    boxes = data / BOXES_NAME
     for group in groups:
         start = (starts or {}).get(group.backbone)
+        begun = trained_on
         shared: tuple[str, ...] = (*measured, "--seed", str(group.seed))
         shared += ("--backbone", group.backbone)
+        if boxes.is_file():
+            shared += ("--boxes", str(boxes))
         if extra is not None:
             shared += ("--extra", str(extra))
         if preset.pretrain is not None:
             folder = group.out / "runs" / f"{group.name}-pretrain"
-            init = ("--init", str(start)) if start else _learnt(preset, group.backbone)
+            init: tuple[str, ...] = ("--init", str(start)) if start else ()
+            if start is None and preset.start is not None:
+                learnt = _learnt(group.backbone)
+                init = ("--start", learnt)
+                begun += f"; begun from {STARTS[learnt].words}"
             start = RunFolder(folder).network
             flags = (*shared, *init, "--out", str(folder), *preset.pretrain)
             steps.append(Step(f"pretrain-{group.name}", "pretrain", flags, start))
+        words = ("--trained-on", begun, "--licence", preset.licence, *preset.measure, marked)
         for mode in modes:
             target = group.run(mode)
             init = ("--init", str(start)) if start else ()
@@ -289,17 +298,15 @@ def _starts(given: Sequence[str], backbones: Sequence[str]) -> dict[str, Path]:
     return starts
 
 
-def _learnt(preset: Preset, backbone: str) -> tuple[str, ...]:
-    """The start of a backbone, for presets that begin from learnt weights.
+def _learnt(backbone: str) -> str:
+    """The learnt weights that fit a backbone, for presets that begin from such.
 
     Raises:
-        DataError: If there is none for it, as a table of learnt and random starts compares neither.
+        DataError: If there are none, as a table of learnt and random starts compares neither.
     """
-    if preset.start is None:
-        return ()
     for name, start in STARTS.items():
         if backbone in start.backbones:
-            return ("--start", name)
+            return name
     raise DataError(
         f"This preset begins from learnt weights, and there are none for {backbone}. Give some as "
         f"--init {backbone}=FILE."

