@@ -11,9 +11,9 @@ from dicoms import to_bytes as dicom_bytes
 from imagecodecs import jpeg2k_encode, jpeg8_encode, jpegls_encode, ljpeg_encode
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import (
     JPEG2000,
     ExplicitVRBigEndian,
@@ -130,6 +130,52 @@ def test_palette_secondary_capture(bits: int) -> None:
     radiograph = read_radiograph(dicom_bytes(ds))
     close(radiograph.pixels, np.array(table)[indices] / full, 1e-6)
     assert "Looked up the palette's colours" in radiograph.source.steps
+
+
+def segmented(segments: list[int], entries: int, bits: int) -> Dataset:
+    """A palette image whose three colours are the same segments (PS3.3 C.7.9.2)."""
+    packed = struct.pack(f"<{len(segments)}{'B' if bits == 8 else 'H'}", *segments)
+    elements: dict[str, Any] = {}
+    for colour in ("Red", "Green", "Blue"):
+        elements[f"{colour}PaletteColorLookupTableDescriptor"] = [entries, 0, bits]
+        elements[f"Segmented{colour}PaletteColorLookupTableData"] = packed + b"\0" * (
+            len(packed) % 2
+        )
+    indices = ramp(0, entries - 1, np.uint8)
+    return dataset(indices, photometric="PALETTE COLOR", bits_stored=8, modality="OT", **elements)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_segmented_palette_agrees_with_pydicom(bits: int) -> None:
+    top = 2**bits - 1
+    ds = segmented([0, 3, 5, 9, 2, 1, 100, top, 1, 7, top, 0, 2, 1, 0], 112, bits)
+    theirs = apply_color_lut(ds.pixel_array, ds)[..., 0]
+    close(read_radiograph(dicom_bytes(ds)).pixels, theirs / top, 1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_segmented_palette_may_refer_to_its_own_segments(bits: int) -> None:
+    # Two entries, a line of three to 50, and both once more: the line then starts at the second.
+    place = [0, 0, 0, 0] if bits == 8 else [0, 0]
+    ds = segmented([0, 2, 20, 255, 1, 3, 150, 2, 2, *place], 10, bits)
+    table = np.array([20, 255, 220, 185, 150] * 2)
+    full = 255 if bits == 8 else 65535
+    expected = table[ds.pixel_array] / (255 if table.max() < 256 else full)
+    close(read_radiograph(dicom_bytes(ds)).pixels, expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [1, 3, 50],  # a line from nowhere
+        [7, 1, 0, 0],  # an unknown kind
+        [0, 2, 20, 30, 1, 3],  # a line to nowhere
+        [0, 1, 9, 2, 1, 3, 0, 0, 0],  # a reference to a reference
+        [],
+    ],
+)
+def test_a_segmented_palette_that_is_broken_is_refused(segments: list[int]) -> None:
+    assert_refused(dicom_bytes(segmented(segments, 10, 8)), UnreadableImageError, "DICOM")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ _SCANS_IN_A_PASS: Final = 16
 _MOST_SCANS: Final = 100
 """A progressive JPEG has about ten scans, each a fraction of the work; no encoder writes so many as
 the second."""
-
-_FLAT_ROWS: Final = 8
-_FLAT_SHARE: Final = 0.02
-"""So many equal rows at the end, and such a share of all, are no longer chance."""
 
 
 class TooCostlyHere(Exception):  # noqa: N818
@@ -104,25 +100,6 @@ def too_large(most: int) -> UnsupportedImageError:
     return UnsupportedImageError(
         f"Expected {kind} of at most {most // 1_000_000} megapixels, found a larger one. Export the"
         " radiograph in grey, with at most 16 bits, at its native resolution."
-    )
-
-
-def remark_on_flat_end(samples: NDArray[Any], journal: Journal) -> None:
-    """Remarks on rows at the end that hold one grey: a decoder's filling for what is missing.
-
-    Black and white bars, as around many pictures, are passed over.
-    """
-    last = samples[-1, -1]
-    least = max(_FLAT_ROWS, round(_FLAT_SHARE * samples.shape[0]))
-    if (samples[-least:] != last).any():
-        return
-    low, high = (float(end) for end in (samples.min(), samples.max()))
-    if not low < float(np.mean(last)) < high:
-        return
-    varied = np.flatnonzero((samples != last).reshape(samples.shape[0], -1).any(axis=1))
-    share = 1 - (varied[-1] + 1) / samples.shape[0]
-    journal.remark(
-        f"The lower {share:.0%} of the image is one even grey: the file may have been cut short."
     )
 
 

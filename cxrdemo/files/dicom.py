@@ -21,13 +21,7 @@ from pydicom.uid import (
 
 from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
 from cxrdemo.files.codestream import Codec, Codestream, decode, look_at
-from cxrdemo.files.decoding import (
-    check_cost,
-    check_size,
-    decoding,
-    remark_on_flat_end,
-    to_radiograph,
-)
+from cxrdemo.files.decoding import check_cost, check_size, decoding, to_radiograph
 from cxrdemo.files.greyscale import colour_to_grey, grey_to_unit, palette_to_grey
 from cxrdemo.files.header import (
     DEPARTS,
@@ -42,6 +36,7 @@ from cxrdemo.files.header import (
     windows_of,
 )
 from cxrdemo.files.journal import Journal
+from cxrdemo.files.missing import remark_on_missing_jpeg_data
 from cxrdemo.files.stored import Stored, settle
 from cxrdemo.files.upright import squared, to_standard_view
 from cxrdemo.radiograph import Radiograph
@@ -381,20 +376,18 @@ def _words(layout: _Layout, header: Header, pixel_data: _PixelData) -> NDArray[A
             f"Expected compressed samples of at most 16 bits, found {seen.bits}. Export the image"
             " uncompressed."
         )
-    words = np.empty(layout.shape, f"u{size}")
-    is_tidy = decode(
-        codec,
-        pixel_data.stream,
-        colour_as_stored=layout.photometric == "RGB"
-        and seen is not None
-        and not seen.knows_colour
-        and not seen.is_lossless,
-        out=words,
-    )
-    if not is_tidy:
-        header.journal.remark(DEPARTS)
+    is_untold = seen is not None and not seen.knows_colour and not seen.is_lossless
+    as_stored = layout.photometric == "RGB" and is_untold
+
+    def words_of(stream: bytes | memoryview) -> NDArray[Any]:
+        words = np.empty(layout.shape, f"u{size}")
+        if not decode(codec, stream, colour_as_stored=as_stored, out=words):
+            header.journal.remark(DEPARTS)
+        return words
+
+    words = words_of(pixel_data.stream)
     if codec == "JPEG":
-        remark_on_flat_end(words, header.journal)
+        remark_on_missing_jpeg_data(pixel_data.stream, words, words_of, header.journal)
     return words
 
 

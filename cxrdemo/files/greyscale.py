@@ -7,6 +7,7 @@ All is done over tables of values or over strips of rows: beside the samples the
 than one float32 image of their size.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.files.header import PALETTE, Header, Table, table_of
+from cxrdemo.files.header import PALETTE, Header, Table, palette_table
 from cxrdemo.files.journal import Journal
 from cxrdemo.files.stored import Stored
 
@@ -114,8 +115,11 @@ def _stretched(samples: NDArray[Any], low: float, high: float, journal: Journal)
     if high > low:
         journal.did(f"Scaled from the image's own range, {low:g} to {high:g}")
         journal.window = (float(low), float(high))
+        # The distance of two numbers may be beyond what 64 bits hold; that of their halves is not.
+        part = 1.0 if math.isfinite(high - low) else 0.5
         for rows in _strips(samples.shape):
-            grey[rows] = (samples[rows].astype(np.float64) - low) / (high - low)
+            values = part * samples[rows].astype(np.float64)
+            grey[rows] = (values - part * low) / (part * high - part * low)
     return grey
 
 
@@ -161,12 +165,9 @@ def palette_to_grey(indices: NDArray[Any], header: Header) -> tuple[Grey, float]
     """Grey from the indices of a DICOM palette, and `colourfulness` (PS3.3 C.7.6.3.1.5).
 
     Raises:
-        ValueError: If the palette is missing or in segments.
+        ValueError: If the palette is missing or broken.
     """
-    tables = [
-        table_of(header.value(descriptor), header.value(data), header.syntax)
-        for descriptor, data in zip(PALETTE[::2], PALETTE[1::2], strict=True)
-    ]
+    tables = [palette_table(header, *keywords) for keywords in PALETTE]
     # Entries of 8 bits may be written as words, or an 8-bit value into the word's upper byte.
     highest = max(int(table.entries.max()) for table in tables)
     full = 2 ** (8 if highest < 256 else 16) - 1

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -31,10 +32,15 @@ _OVERLAYS: Final = tuple(Tag(0x6000 + 2 * number, 0x0102) for number in range(16
 """Overlay Bit Position of each of the sixteen overlay planes."""
 
 PALETTE: Final = tuple(
-    f"{colour}PaletteColorLookupTable{part}"
+    (
+        f"{colour}PaletteColorLookupTableDescriptor",
+        f"{colour}PaletteColorLookupTableData",
+        f"Segmented{colour}PaletteColorLookupTableData",
+    )
     for colour in ("Red", "Green", "Blue")
-    for part in ("Descriptor", "Data")
 )
+"""Of each colour the descriptor, the entries, and the entries in segments."""
+
 ELEMENTS: Final = (
     "SOPClassUID",
     "SamplesPerPixel",
@@ -60,7 +66,7 @@ ELEMENTS: Final = (
     "WindowCenterWidthExplanation",
     "VOILUTFunction",
     "PresentationLUTShape",
-    *PALETTE,
+    *chain.from_iterable(PALETTE),
     "Modality",
     "ViewPosition",
     "ViewCodeSequence",
@@ -93,6 +99,11 @@ _CHEST_WORDS: Final = (
 )  # fmt: skip
 """Parts of the words by which the chest is called in English, the Romance, Germanic and Slavic
 languages, Hungarian, Finnish and Turkish."""
+
+_DISCRETE: Final = 0
+_LINEAR: Final = 1
+_INDIRECT: Final = 2
+"""Kinds of segments of a palette."""
 
 DEPARTS: Final = "The file departs from the DICOM standard in places."
 """Told instead of the library's own words, which may quote the header."""
@@ -273,6 +284,66 @@ def table_of(descriptor: Any, data: Any, syntax: UID) -> Table:
     if not entries.size:
         raise ValueError("a lookup table without entries")
     return Table(entries, first, bits % 2**16)
+
+
+def palette_table(header: Header, descriptor: str, data: str, segmented: str) -> Table:
+    """The table of one colour, out of its entries or their segments (PS3.3 C.7.6.3.1.5, C.7.9.2).
+
+    Args:
+        header: Of the file.
+        descriptor: Keyword of its descriptor.
+        data: Keyword of its entries.
+        segmented: Keyword of its entries in segments.
+
+    Raises:
+        ValueError: If there is no such table, or its segments are broken.
+    """
+    segments = header.value(segmented)
+    if header.has(data) or not isinstance(segments, bytes):
+        return table_of(header.value(descriptor), header.value(data), header.syntax)
+    declared, _, bits = (int(number) for number in _listed(header.value(descriptor)))
+    order = "<" if header.syntax.is_little_endian else ">"
+    size = 1 if bits == 8 else 2
+    words = np.frombuffer(segments[: len(segments) // size * size], f"{order}u{size}")
+    entries = _expanded(words.tolist(), size, declared % 2**16 or 2**16)
+    return table_of(header.value(descriptor), entries, header.syntax)
+
+
+def _expanded(words: list[int], size: int, declared: int) -> list[int]:
+    """The entries that segments stand for (PS3.3 C.7.9.2).
+
+    Args:
+        words: The segments.
+        size: Of a word, in bytes.
+        declared: How many entries are wanted.
+
+    Raises:
+        IndexError, ValueError: If they are broken.
+    """
+    entries: list[int] = []
+
+    def expand(at: int, most: float, *, may_refer: bool) -> None:
+        while most > 0 and at + 1 < len(words) and len(entries) < declared:
+            kind, count = words[at : at + 2]
+            at += 2
+            if kind == _DISCRETE:
+                entries.extend(words[at : at + count])
+                at += count
+            elif kind == _LINEAR:
+                line = np.linspace(entries[-1], words[at], count + 1)
+                entries.extend(np.rint(line[1:]).astype(int).tolist())
+                at += 1
+            elif kind == _INDIRECT and may_refer:  # to other segments, by their place in bytes
+                parts = words[at : at + 4 // size]
+                place = sum(part << (8 * size * number) for number, part in enumerate(parts))
+                expand(place // size, count, may_refer=False)
+                at += 4 // size
+            else:
+                raise ValueError("a segment of an unknown kind")
+            most -= 1
+
+    expand(0, np.inf, may_refer=True)
+    return entries
 
 
 def spacing_mm_of(header: Header) -> tuple[float, float] | None:

@@ -2,9 +2,8 @@
 
 import io
 import math
-import struct
 import warnings
-import zlib
+from dataclasses import dataclass
 from typing import Any, Final
 
 import imagecodecs
@@ -13,35 +12,43 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
-from cxrdemo.files.decoding import (
-    check_cost,
-    check_size,
-    decoding,
-    remark_on_flat_end,
-    to_radiograph,
-)
+from cxrdemo.files import tiff
+from cxrdemo.files.decoding import check_cost, check_size, decoding, to_radiograph
 from cxrdemo.files.greyscale import raster_to_grey
 from cxrdemo.files.journal import Journal
+from cxrdemo.files.missing import remark_on_missing_jpeg_data, remark_on_missing_png_rows
 from cxrdemo.files.upright import EXIF_TURNS, squared
 from cxrdemo.quiet import recorded_warnings
 from cxrdemo.radiograph import Radiograph
 
 _RASTER_FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-_DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I", "F")
+_DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I")
 _ORIENTATION: Final = 274
 
-# Of TIFF 6.0, section 8.
-_WIDTH: Final = 256
-_HEIGHT: Final = 257
-_BITS_PER_SAMPLE: Final = 258
-_COMPRESSION: Final = 259
-_TIFF_PHOTOMETRIC: Final = 262
-_SAMPLES_PER_PIXEL: Final = 277
-_ROWS_PER_STRIP: Final = 278
-_STRIP_OFFSETS: Final = 273
-_STRIP_BYTES: Final = 279
-_PLANAR: Final = 284
-_SAMPLE_FORMAT: Final = 339
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """A decoded picture, as it lies in its file.
+
+    Attributes:
+        kind: Such as "PNG".
+        bit_depth: Of a sample.
+        samples: (H, W) grey or indices, or (H, W, C) with 2 to 4 channels of colour or alpha.
+        palette: float32 (N, 4), RGBA in 0..1, if the samples are indices.
+        is_white_zero: Whether the samples still have to be inverted.
+        orientation: Of EXIF; 1 is upright.
+        is_turned: Whether the decoder has followed the orientation already.
+        sides: Height and width of a pixel as stored, in any unit; equal if nothing is told.
+    """
+
+    kind: str
+    bit_depth: int
+    samples: NDArray[Any]
+    palette: NDArray[np.float32] | None
+    is_white_zero: bool
+    orientation: int
+    is_turned: bool
+    sides: tuple[float, float]
 
 
 def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
@@ -58,89 +65,140 @@ def read_raster(data: bytes, announced: str, max_cost: float) -> Radiograph:
         UnsupportedImageError: If it is too large, too small, or several pictures.
     """
     journal = Journal()
+    with decoding(announced):
+        directory = _tiff_directory(data, journal) if announced == "TIFF" else None
+        if directory is not None and directory.is_deep:
+            picture = _decode_deep_tiff(data, directory, max_cost, journal)
+        else:
+            picture = _decode_by_pillow(data, announced, directory, max_cost, journal)
+        return _finished(picture, journal)
+
+
+def _finished(picture: _Picture, journal: Journal) -> Radiograph:
+    """A picture in grey, upright, with square pixels."""
+    pixels, colourfulness = raster_to_grey(picture.samples, journal, palette=picture.palette)
+    if picture.is_white_zero:
+        np.subtract(1, pixels, out=pixels)
+        journal.did("Inverted, because the file stores white as zero")
+        journal.inverted = True
+    sides = picture.sides
+    is_upright = picture.orientation not in EXIF_TURNS
+    if not is_upright:
+        journal.did("Turned upright, as the file's orientation tag orders")
+        if not picture.is_turned:
+            pixels = EXIF_TURNS[picture.orientation](pixels)
+        sides = sides[::-1] if picture.orientation in (5, 6, 7, 8) else sides
+    shape = pixels.shape
+    pixels, _ = squared(pixels, sides, journal)
+    return to_radiograph(
+        pixels,
+        journal,
+        kind=picture.kind,
+        bit_depth=picture.bit_depth,
+        colourfulness=colourfulness,
+        own_grid=is_upright and pixels.shape == shape,
+    )
+
+
+def _check_one_picture(kind: str, several: bool) -> None:
+    if several:
+        raise UnsupportedImageError(
+            f"Expected a single image, found a {kind} file with several pages or frames. Save"
+            " the frontal radiograph as a file of its own."
+        )
+
+
+def _tiff_directory(data: bytes, journal: Journal) -> tiff.Directory:
+    with recorded_warnings() as caught:
+        directory = tiff.read_directory(data)
+    _remark_on_warnings(caught, journal)
+    return directory
+
+
+def _decode_deep_tiff(
+    data: bytes, directory: tiff.Directory, max_cost: float, journal: Journal
+) -> _Picture:
+    _check_one_picture("TIFF", directory.pages)
+    height, width = directory.hw
+    check_size(height, width, samples=directory.samples, bits=directory.bits)
+    tiff.check_supported(directory)
+    check_cost(height * width * directory.samples, 1, max_cost)
+    journal.did(f"Decoded TIFF, {directory.bits} bits per sample")
+    tiff.remark_on_strips(directory, journal)
+    return _Picture(
+        "TIFF",
+        directory.bits,
+        tiff.decode_deep(data, directory),
+        None,
+        directory.photometric == 0,
+        directory.orientation,
+        False,
+        directory.sides,
+    )
+
+
+def _decode_by_pillow(
+    data: bytes,
+    announced: str,
+    directory: tiff.Directory | None,
+    max_cost: float,
+    journal: Journal,
+) -> _Picture:
+    if directory is not None:
+        tiff.check_supported(directory)
     image, frames = _open(data, announced, journal)
-    kind = "JPEG" if image.format == "MPO" else str(image.format)
     # A JPEG with several pictures (MPO) is a phone's photograph with previews; the first is it.
-    with decoding(kind):
-        if kind != "JPEG" and frames > 1:
-            raise UnsupportedImageError(
-                f"Expected a single image, found a {kind} file with several pages or frames. Save"
-                " the frontal radiograph as a file of its own."
-            )
-        check_size(
-            image.height,
-            image.width,
-            samples=len(image.getbands()),
-            bits=32 if image.mode in ("I", "F") else 16,
-        )
-        scans = data.count(b"\xff\xda") if kind == "JPEG" else 1
-        size = image.height * image.width * len(image.getbands())
-        check_cost(size, scans, max_cost)
-        exif = _exif(image, journal)
-        orientation = exif.get(_ORIENTATION, 1)
-        bit_depth = _bits_per_sample(image, data, exif)
-        journal.did(f"Decoded {kind}, {bit_depth} bits per sample")
-        if kind == "PNG":
-            _remark_on_missing_rows(data, journal)
-        elif kind == "TIFF":
-            _remark_on_strips(exif, journal)
-        samples, palette = _decode(image, data, bit_depth, exif)
-        if kind == "JPEG":
-            remark_on_flat_end(samples, journal)
-        pixels, colourfulness = raster_to_grey(samples, journal, palette=palette)
-        del samples
-        if _is_undone_white_is_zero(image, exif):
-            np.subtract(1, pixels, out=pixels)
-            journal.did("Inverted, because the file stores white as zero")
-            journal.inverted = True
-        own_grid = True
-        if kind == "PNG":  # whose tags may lie behind the pixels
-            orientation = _exif(image, journal).get(_ORIENTATION, 1)
-        if orientation in EXIF_TURNS:
-            journal.did("Turned upright, as the file's orientation tag orders")
-            own_grid = False
-            if kind != "TIFF":  # there the decoder has done it
-                pixels = EXIF_TURNS[orientation](pixels)
-        shape = pixels.shape
-        pixels, _ = squared(pixels, _sides(image, orientation), journal)
-        return to_radiograph(
-            pixels,
-            journal,
-            kind=kind,
-            bit_depth=bit_depth,
-            colourfulness=colourfulness,
-            own_grid=own_grid and pixels.shape == shape,
-        )
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    _check_one_picture(kind, kind != "JPEG" and frames > 1)
+    samples = len(image.getbands())
+    check_size(image.height, image.width, samples=samples, bits=16)
+    scans = data.count(b"\xff\xda") if kind == "JPEG" else 1
+    check_cost(image.height * image.width * samples, scans, max_cost)
+    orientation = _orientation(image, journal)
+    bit_depth = _bits_per_sample(image, data, directory)
+    journal.did(f"Decoded {kind}, {bit_depth} bits per sample")
+    if kind == "PNG":
+        remark_on_missing_png_rows(data, journal)
+    elif directory is not None:
+        tiff.remark_on_strips(directory, journal)
+    decoded, palette = _decode(image, data, bit_depth)
+    if kind == "JPEG":
+        remark_on_missing_jpeg_data(data, decoded, _pillow_samples, journal)
+    elif kind == "PNG":  # whose tags may lie behind the pixels
+        orientation = _orientation(image, journal)
+    # Of TIFFs Pillow has followed the orientation.
+    return _Picture(
+        kind, bit_depth, decoded, palette, False, orientation, kind == "TIFF", _sides(image)
+    )
 
 
 def _open(data: bytes, announced: str, journal: Journal) -> tuple[Image.Image, int]:
     """The picture with its pixels still undecoded, and how many the file holds."""
     try:
-        with decoding("image"), recorded_warnings() as caught:
+        with recorded_warnings() as caught:
             image = Image.open(io.BytesIO(data), formats=_RASTER_FORMATS)
             frames = getattr(image, "n_frames", 1)
-    except UnreadableImageError as error:
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            raise UnreadableImageError(
-                f"Expected a complete {announced} file, found one whose beginning is broken or of"
-                " a rare kind. Copy or export it again; if it opens elsewhere, save it from there"
-                " as PNG."
-            ) from error.__cause__
-        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(
+            f"Expected a complete {announced} file, found one whose beginning is broken or of"
+            " a rare kind. Copy or export it again; if it opens elsewhere, save it from there"
+            " as PNG."
+        ) from error
     _remark_on_warnings(caught, journal)
     return image, frames
 
 
-def _exif(image: Image.Image, journal: Journal) -> Image.Exif:
-    """The tags that are known so far."""
+def _orientation(image: Image.Image, journal: Journal) -> int:
+    """The orientation by the tags that are known so far; 1 is upright."""
     with recorded_warnings() as caught:
         if image.format == "PNG":  # where asking for the tags would decode the pixels
             exif = Image.Exif()
             exif.load(image.info.get("exif", b""))
         else:
             exif = image.getexif()
+        orientation = exif.get(_ORIENTATION, 1)
     _remark_on_warnings(caught, journal)
-    return exif
+    return orientation if orientation in EXIF_TURNS else 1
 
 
 def _remark_on_warnings(caught: list[warnings.WarningMessage], journal: Journal) -> None:
@@ -149,25 +207,16 @@ def _remark_on_warnings(caught: list[warnings.WarningMessage], journal: Journal)
         journal.remark("The decoder found irregularities in the file.")
 
 
-def _bits_per_sample(image: Image.Image, data: bytes, exif: Image.Exif) -> int:
+def _bits_per_sample(image: Image.Image, data: bytes, directory: tiff.Directory | None) -> int:
+    if directory is not None:
+        return directory.bits
     if image.format == "PNG":
         return data[24]  # the bit depth in IHDR, always the first chunk
-    if image.format == "TIFF":
-        return max(_numbers(exif, _BITS_PER_SAMPLE) or [1])
     return 1 if image.mode == "1" else 8
 
 
-def _numbers(exif: Image.Exif, tag: int) -> list[int]:
-    value: Any = exif.get(tag, ())
-    return [int(number) for number in (value if isinstance(value, tuple) else (value,))]
-
-
-def _number(exif: Image.Exif, tag: int, default: int) -> int:
-    return next(iter(_numbers(exif, tag)), default)
-
-
 def _decode(
-    image: Image.Image, data: bytes, bit_depth: int, exif: Image.Exif
+    image: Image.Image, data: bytes, bit_depth: int
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """The samples as stored, and the palette (N, 4) RGBA in 0..1 if they are indices.
 
@@ -175,13 +224,11 @@ def _decode(
     """
     mode = image.mode
     if bit_depth == 16 and mode in ("RGB", "RGBA", "LA"):
-        return _decode_deep(image, data, exif), None  # Pillow cuts it down to 8 bits
+        return _decode_deep_png(image, data), None  # Pillow cuts it down to 8 bits
     image.load()
     if mode in _DEEP_MODES:
         samples = np.asarray(image)
         samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
-        if mode == "I" and exif and _number(exif, _SAMPLE_FORMAT, 1) == 1 and bit_depth == 32:
-            samples = samples.view(np.uint32)  # which Pillow takes for signed
         key = image.info.get("transparency")
         return (samples if key is None else _keyed(samples, key)), None
     if mode == "P":
@@ -190,6 +237,12 @@ def _decode(
     wanted = "L" if mode in ("1", "L", "La", "LA") else "RGB"
     wanted += "A" if transparent else ""
     return np.asarray(image if mode == wanted else image.convert(wanted)), None
+
+
+def _pillow_samples(data: bytes) -> NDArray[Any]:
+    """The samples of a JPEG as `_decode` gives them."""
+    image = Image.open(io.BytesIO(data), formats=_RASTER_FORMATS)
+    return _decode(image, data, 8)[0]
 
 
 def _palette(image: Image.Image) -> NDArray[np.float32]:
@@ -204,18 +257,12 @@ def _palette(image: Image.Image) -> NDArray[np.float32]:
     return np.concatenate((colours, alpha), axis=1)
 
 
-def _decode_deep(image: Image.Image, data: bytes, exif: Image.Exif) -> NDArray[Any]:
+def _decode_deep_png(image: Image.Image, data: bytes) -> NDArray[Any]:
     """Colour or alpha of 16 bits."""
-    if image.format == "PNG":
-        samples = imagecodecs.png_decode(data)
-        key = image.info.get("transparency")
-        # The decoder may have made alpha of the key itself.
-        return samples if key is None or samples.shape[-1] in (2, 4) else _keyed(samples, key)
-    samples = imagecodecs.tiff_decode(data)
-    if _number(exif, _PLANAR, 1) == 2 and samples.shape[0] in (2, 3, 4):
-        samples = np.moveaxis(samples, 0, -1)
-    orientation = exif.get(_ORIENTATION, 1)  # which Pillow follows for all other kinds of TIFF
-    return EXIF_TURNS[orientation](samples) if orientation in EXIF_TURNS else samples
+    samples = imagecodecs.png_decode(data)
+    key = image.info.get("transparency")
+    # The decoder may have made alpha of the key itself.
+    return samples if key is None or samples.shape[-1] in (2, 4) else _keyed(samples, key)
 
 
 def _keyed(samples: NDArray[Any], key: int | tuple[int, ...]) -> NDArray[Any]:
@@ -227,78 +274,10 @@ def _keyed(samples: NDArray[Any], key: int | tuple[int, ...]) -> NDArray[Any]:
     return np.dstack((samples, alpha))
 
 
-def _is_undone_white_is_zero(image: Image.Image, exif: Image.Exif) -> bool:
-    """Whether a TIFF stores white as zero in a depth where Pillow leaves that to the caller."""
-    if image.format != "TIFF" or image.mode not in _DEEP_MODES:
-        return False
-    return bool(exif.get(_TIFF_PHOTOMETRIC) == 0)
-
-
-def _sides(image: Image.Image, orientation: int) -> tuple[float, float]:
-    """Height and width of a pixel once it is upright, in any unit; equal if nothing is told."""
+def _sides(image: Image.Image) -> tuple[float, float]:
+    """Height and width of a pixel, in any unit; equal if nothing is told."""
     for name in ("dpi", "aspect", "jfif_density"):
         across, down = (float(number) for number in image.info.get(name, (0, 0)))
         if across > 0 and down > 0 and math.isfinite(across + down):
-            sides = 1 / down, 1 / across
-            return sides[::-1] if orientation in (5, 6, 7, 8) else sides
+            return 1 / down, 1 / across
     return 1.0, 1.0
-
-
-_ADAM7: Final = (
-    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # fmt: skip
-"""First column and row, and the steps of both, of each pass (PNG, 8.2)."""
-
-
-def _remark_on_missing_rows(data: bytes, journal: Journal) -> None:
-    """Remarks on a PNG whose pixels end early though the file ends as it should.
-
-    The decoder shows what is missing as black.
-    """
-    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    bits *= {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    expected = 0
-    for x, y, step_x, step_y in passes:
-        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
-        expected += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
-    found = _inflated_size(data, expected)
-    if found < expected:
-        journal.remark(
-            f"The file holds only {found / expected:.0%} of its pixels; the rest is shown black."
-        )
-
-
-def _inflated_size(data: bytes, enough: int) -> int:
-    """The bytes that the pixels of a PNG inflate to, counted up to `enough`."""
-    inflater, found, at = zlib.decompressobj(), 0, 8
-    try:
-        while at + 8 <= len(data) and found < enough and not inflater.eof:
-            length = int.from_bytes(data[at : at + 4], "big")
-            packed = data[at + 8 : at + 8 + length] if data[at + 4 : at + 8] == b"IDAT" else b""
-            while packed and found < enough and not inflater.eof:
-                found += len(inflater.decompress(packed, 2**20))
-                packed = inflater.unconsumed_tail
-            at += 12 + length
-    except zlib.error:
-        return enough  # broken, which the decoder tells
-    return found
-
-
-def _remark_on_strips(exif: Image.Exif, journal: Journal) -> None:
-    """Remarks on a TIFF whose strips hold more or fewer rows than its height."""
-    offsets, height = _numbers(exif, _STRIP_OFFSETS), _number(exif, _HEIGHT, 0)
-    if not offsets or height < 1:
-        return
-    planes = _number(exif, _SAMPLES_PER_PIXEL, 1) if _number(exif, _PLANAR, 1) == 2 else 1
-    strips = planes * -(-height // max(1, min(height, _number(exif, _ROWS_PER_STRIP, height))))
-    wrong = strips != len(offsets)
-    if _number(exif, _COMPRESSION, 1) == 1:
-        bits = sum(_numbers(exif, _BITS_PER_SAMPLE) or [1])
-        row = -(-_number(exif, _WIDTH, 0) * bits // 8)
-        wrong |= planes == 1 and abs(sum(_numbers(exif, _STRIP_BYTES)) - row * height) >= row > 0
-    if wrong:
-        journal.remark(
-            "The file holds more or fewer rows than it states: a part of the image may be missing."
-        )
