@@ -48,7 +48,7 @@ from cxrdemo.results import (
     Side,
     bounding_box,
 )
-from cxrdemo.saliency import explain
+from cxrdemo.saliency import even_map, explain
 from cxrdemo.segmenter import Embedding, LungSegmenter, Prompts
 from cxrdemo.specs import CheckpointSpec
 from cxrdemo.worker import in_worker, side_by_side
@@ -468,7 +468,8 @@ class Pipeline:
         where = (evidence.placement, maps[0].hw)
         given, lung = CanvasRegion.of(kept, *where), lungs_at(*where)
         places = tuple(heat.locate(given, lung) for heat in maps)
-        return Reading(mode, width, kept, evidence.fill, findings, maps, places)
+        chance = even_map(evidence).locate(given, lung).in_lungs
+        return Reading(mode, width, kept, evidence.fill, findings, maps, places, chance)
 
     def _checkpoints_used(
         self, readings: Mapping[MaskingMode, Reading]

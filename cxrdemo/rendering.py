@@ -42,11 +42,11 @@ HEAT_COLOURS: Final[NDArray[np.uint8]] = np.rint(
 ).astype(np.uint8)
 """uint8 (256, 3) RGB, from no heat to the shared peak."""
 
-HEAT_FROM: Final = np.float32(0.2)
+HEAT_FROM: Final = 0.2
 """Share of the peak up to which heat is clear: the colours down there are dark, and would veil the
 X-ray where nothing was found."""
 
-HEAT_FULL: Final = np.float32(0.65)
+HEAT_FULL: Final = 0.65
 """Share of the peak from which heat has its full opacity."""
 
 _LINES_PER_SIDE: Final = 400
@@ -87,13 +87,22 @@ def masked_view(radiograph: Radiograph, reading: Reading) -> NDArray[np.uint8]:
 
 
 def heat_overlay(
-    radiograph: Radiograph, saliency: SaliencyMap, *, peak: float, opacity: float = 0.5
+    radiograph: Radiograph,
+    saliency: SaliencyMap,
+    *,
+    kept: NDArray[np.bool_],
+    peak: float,
+    opacity: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """The X-ray under one label's heat, which is not cut off at the lungs.
+    """The X-ray under one label's heat.
+
+    Heat is not cut off at the lungs; where the network was given nothing, and could find nothing,
+    none is drawn, see `SaliencyMap.confined`.
 
     Args:
         radiograph: The image.
         saliency: One label's map.
+        kept: bool (H, W), what the classifier was given.
         peak: The heat drawn brightest. Use `Analysis.peak`, so that a faint map looks faint
             beside a strong one; 0 draws no heat.
         opacity: Share of the colour where the heat is at least `HEAT_FULL` of the peak, 0..1. Below
@@ -105,7 +114,7 @@ def heat_overlay(
     base = grey(radiograph)
     if peak <= 0:
         return base
-    scaled = np.clip(saliency.heat / np.float32(peak), 0, 1)
+    scaled = np.clip(saliency.heat(kept) / np.float32(peak), 0, 1)
     # Between two colours of the table, so that a rounding apart is no step in colour.
     at = 255 * scaled
     low = np.minimum(at.astype(np.uint8), 254)
@@ -238,7 +247,8 @@ def figure(analysis: Analysis) -> Figure:
         ]
         for index, heat in enumerate(reading.saliency):
             words = f"{display_name(heat.label)}\n{verdict(analysis, reading.mode, index)}"
-            pictures.append((heat_overlay(shown.radiograph, heat, peak=shown.peak), words))
+            drawn = heat_overlay(shown.radiograph, heat, kept=reading.kept, peak=shown.peak)
+            pictures.append((drawn, words))
         for column, (picture, title) in enumerate(pictures):
             sheet.tile(_GAP_PX + (column + 0.5) * cell, top, picture, title)
     method = readings[0].saliency[0].method

@@ -230,12 +230,16 @@ class SaliencyMap:
         grid: float32 (h, w) >= 0 over the classifier's canvas, unscaled; 0 is "none". Scaling for
             display is the renderer's decision.
         placement: Where the radiograph lies in that canvas.
+        confined: Whether only what was kept can hold heat, as the weights pool over it alone. Heat
+            is then drawn and counted there and nowhere else: a bilinear map spreads the cells at
+            the rim beyond it. Of other weights heat on removed pixels is real, and shown.
     """
 
     label: str
     method: str
     grid: NDArray[np.float32]
     placement: Placement
+    confined: bool = False
 
     def __post_init__(self) -> None:
         if self.grid.ndim != 2 or not np.isfinite(self.grid).all() or self.grid.min() < 0:
@@ -246,10 +250,14 @@ class SaliencyMap:
         """Rows and columns of the grid."""
         return self.grid.shape[0], self.grid.shape[1]
 
-    @property
-    def heat(self) -> NDArray[np.float32]:
-        """float32 (H, W) on the radiograph's grid, bilinear, unscaled."""
-        return self.placement.undo_map(self.grid)
+    def heat(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The map on the radiograph's grid as it is drawn and counted, float32 (H, W), unscaled.
+
+        Args:
+            kept: bool (H, W), what the classifier was given: where heat lies if it is confined.
+        """
+        heat = self.placement.undo_map(self.grid)
+        return np.where(kept, heat, np.float32(0)) if self.confined else heat
 
     @property
     def peak(self) -> float:
@@ -278,8 +286,10 @@ class SaliencyMap:
         if self.peak == 0.0:
             return HeatPlace()
         canvas_hw = self.placement.target_hw
-        # Bilinear, as it is drawn.
+        # As it is drawn.
         heat = Placement.stretch(canvas_hw, canvas_hw).undo_map(self.grid)
+        if self.confined:
+            heat = np.where(kept.canvas, heat, np.float32(0))
         whole = float(heat[self.placement.content].sum(dtype=np.float64))
 
         def share(region: CanvasRegion | None) -> float | None:
@@ -310,6 +320,8 @@ class Reading:
         findings: Logits, probabilities, thresholds.
         saliency: One map per label, in the order of `findings.labels`.
         places: Where the heat of each map lies, in the same order.
+        chance: Share of the lungs in heat that is even over all that counts, 0..1: what
+            `HeatPlace.in_lungs` is of a map that knows no places. None where no lungs are known.
     """
 
     mode: MaskingMode
@@ -319,6 +331,7 @@ class Reading:
     findings: Findings
     saliency: tuple[SaliencyMap, ...]
     places: tuple[HeatPlace, ...]
+    chance: float | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,9 +59,20 @@ def explain(
         counted = cell_weights(evidence.shares) > 0
         grids = [grid * counted for grid in grids]
     return tuple(
-        SaliencyMap(label=label, method=method, grid=grid, placement=evidence.placement)
+        SaliencyMap(label, method, grid, evidence.placement, confined=evidence.shares is not None)
         for label, grid in zip(classifier.labels, grids, strict=True)
     )
+
+
+def even_map(evidence: Evidence) -> SaliencyMap:
+    """The map of a network that finds the same at every place: what chance looks like.
+
+    A cell has its weight in the mean, so one at the rim of what was kept has less than one inside.
+    """
+    hw = (evidence.activations.shape[-2], evidence.activations.shape[-1])
+    shares = evidence.shares
+    grid = np.ones(hw, np.float32) if shares is None else cell_weights(shares)
+    return SaliencyMap("even", "even", grid, evidence.placement, confined=shares is not None)
 
 
 def closed_form_grad_cam(

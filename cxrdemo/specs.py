@@ -27,6 +27,12 @@ from cxrdemo.results import MAX_MARGIN, MaskingMode
 CHANCE: Final = 0.5
 """AUROC of a score that knows nothing."""
 
+Z_95: Final = 1.959964
+"""A normal variable lies within so many standard deviations in 95 of 100 cases."""
+
+_LEAST: Final = 1e-6
+"""A probability of 0 or 1 would have no odds."""
+
 MAX_TOLD: Final = 3
 """So many faults of one entry are told."""
 
@@ -100,6 +106,42 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class ScoreRatio:
+    """The likelihood ratio of a calibrated probability itself, not of its being called.
+
+    It is the odds that the probability stands for over the odds of the images that the calibration
+    was fitted to: what a score does to anybody's own odds.
+
+    Attributes:
+        prevalence: Share of positives among those images, between 0 and 1.
+        variance: c0, c1, c2. The logarithm of the ratio at log-odds x of the probability has the
+            variance c0 + c1 x + c2 x x, over patients.
+        n: How many images.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    prevalence: float
+    variance: tuple[float, float, float]
+    n: int
+
+    def __post_init__(self) -> None:
+        _check(0 < self.prevalence < 1, "prevalence", "must lie between 0 and 1", self.prevalence)
+        c0, c1, c2 = self.variance
+        is_variance = c0 >= 0 and c2 >= 0 and c1 * c1 <= 4 * c0 * c2 * (1 + 1e-6) + 1e-9
+        _check(is_variance, "variance", "must be 0 or more at every score", self.variance)
+
+    def at(self, probability: float) -> Estimate:
+        """The ratio of a probability on the calibrated scale, with its 95 % interval."""
+        x = _log_odds(min(max(probability, _LEAST), 1 - _LEAST))
+        c0, c1, c2 = self.variance
+        log_ratio = x - _log_odds(self.prevalence)
+        reach = Z_95 * math.sqrt(max(0.0, c0 + x * (c1 + x * c2)))
+        low, value, high = (math.exp(log_ratio + by) for by in (-reach, 0.0, reach))
+        return Estimate(value, low, high, self.n)
+
+
+@dataclass(frozen=True)
 class LabelSpec:
     """One output of a classifier: calibration and operating points, both from validation data.
 
@@ -116,6 +158,7 @@ class LabelSpec:
             number of images.
         negatives: Calibrated scores of test patients without the finding at evenly spaced
             quantiles, the lowest and the highest of them included; empty if not measured.
+        score_ratio: Likelihood ratio of any probability; None if the calibration does not give it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -130,6 +173,7 @@ class LabelSpec:
     others: tuple[OperatingPoint, ...] = ()
     likelihood_ratio: Estimate | None = None
     negatives: tuple[float, ...] = ()
+    score_ratio: ScoreRatio | None = None
 
     def __post_init__(self) -> None:
         _check(self.scale > 0, "scale", "must be positive", self.scale)
@@ -345,6 +389,10 @@ _SPECS: Final = TypeAdapter(CheckpointSpec)
 def _check(holds: bool, name: str, rule: str, found: object) -> None:
     if not holds:
         raise ValueError(f"{name} {rule}, got {found!r}")
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
 
 
 def _is_file_name(text: str) -> bool:

@@ -323,9 +323,35 @@ def test_kept_cells_are_pooled_with_and_without_lungs() -> None:
         assert all(not heat.grid[~given].any() for heat in reading.saliency)
     (only,) = Pipeline(BlindSegmenter(), parts).analyse(radiograph).readings.values()
     assert only.mode is MaskingMode.NONE
+    assert only.chance is None
     assert only.findings.logits.tobytes() == (
         analysis.readings[MaskingMode.NONE].findings.logits.tobytes()
     )
+
+
+def test_what_the_masking_leaves_is_where_heat_is_counted_and_what_chance_is_told_of() -> None:
+    radiograph = noise_radiograph(hw=(160, 144))
+    by_pooling = {}
+    for pooling in ("all", "kept"):
+        parts = {mode: tiny_classifier(mode, size=128, pooling=pooling) for mode in MaskingMode}
+        analysis = Pipeline(EllipseSegmenter(), parts).analyse(radiograph)
+        by_pooling[pooling] = analysis.readings
+        assert analysis.lungs is not None
+        area = analysis.lungs.inside.mean()
+    whole = {pooling: readings[MaskingMode.NONE].chance for pooling, readings in by_pooling.items()}
+    assert whole["all"] == pytest.approx(area, abs=0.02)
+    # Cells that the bars beside the image cut count less.
+    assert whole["all"] < whole["kept"] < 1.2 * area
+    readings = by_pooling["kept"]
+    assert readings[MaskingMode.TIGHT].chance == pytest.approx(1.0)
+    for place in readings[MaskingMode.TIGHT].places:
+        assert place.in_lungs is None or place.in_lungs == pytest.approx(1.0)
+    loose = readings[MaskingMode.LOOSE]
+    assert loose.chance is not None
+    # Cells at the rim, which lie in the margin, count less than those of the lungs.
+    assert area / loose.kept.mean() < loose.chance < 1
+    # Weights that pool over all cells can find something anywhere.
+    assert by_pooling["all"][MaskingMode.TIGHT].chance == pytest.approx(area, abs=0.02)
 
 
 def test_a_mask_too_small_for_any_cell_is_read_with_a_remark() -> None:

@@ -36,6 +36,7 @@ from cxrdemo.rendering import (
 from cxrdemo.results import Analysis, Doubt, MaskingMode, SaliencyMap, Side
 
 HW = (160, 144)
+ALL = np.ones(HW, bool)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,13 @@ def test_grey_keeps_every_level() -> None:
 def test_no_heat_leaves_the_image_bit_identical() -> None:
     radiograph = noise_radiograph(hw=HW)
     cold = heat_map(np.zeros((7, 7)))
-    np.testing.assert_array_equal(heat_overlay(radiograph, cold, peak=1.0), grey(radiograph))
+    np.testing.assert_array_equal(
+        heat_overlay(radiograph, cold, kept=ALL, peak=1.0), grey(radiograph)
+    )
     hot = heat_map(np.ones((7, 7)))
     for drawn in (
-        heat_overlay(radiograph, hot, peak=0.0),
-        heat_overlay(radiograph, hot, peak=1.0, opacity=0.0),
+        heat_overlay(radiograph, hot, kept=ALL, peak=0.0),
+        heat_overlay(radiograph, hot, kept=ALL, peak=1.0, opacity=0.0),
     ):
         np.testing.assert_array_equal(drawn, grey(radiograph))
 
@@ -71,13 +74,26 @@ def test_heat_changes_only_the_pixels_it_reaches() -> None:
     radiograph = noise_radiograph(hw=HW)
     grid = np.zeros((8, 8))
     grid[:, :2] = 1
-    drawn, plain = heat_overlay(radiograph, heat_map(grid), peak=1.0), grey(radiograph)
+    drawn = heat_overlay(radiograph, heat_map(grid), kept=ALL, peak=1.0)
+    plain = grey(radiograph)
     np.testing.assert_array_equal(drawn[:, HW[1] // 2 :], plain[:, HW[1] // 2 :])
     assert (drawn[:, : HW[1] // 8] != plain[:, : HW[1] // 8]).any(axis=2).mean() > 0.99
 
 
+def test_confined_heat_is_drawn_only_where_something_was_given() -> None:
+    radiograph, kept = noise_radiograph(hw=HW), np.zeros(HW, bool)
+    kept[40:90, 30:70] = True
+    hot = heat_map(np.ones((7, 7)))
+    everywhere = heat_overlay(radiograph, hot, kept=kept, peak=1.0)
+    drawn = heat_overlay(radiograph, replace(hot, confined=True), kept=kept, peak=1.0)
+    np.testing.assert_array_equal(drawn[kept], everywhere[kept])
+    np.testing.assert_array_equal(drawn[~kept], grey(radiograph)[~kept])
+    assert (everywhere[~kept] != grey(radiograph)[~kept]).any()
+
+
 def test_full_opacity_at_the_peak_is_the_end_of_the_colour_map() -> None:
-    drawn = heat_overlay(noise_radiograph(hw=HW), heat_map(np.ones((7, 7))), peak=1.0, opacity=1.0)
+    hot = heat_map(np.ones((7, 7)))
+    drawn = heat_overlay(noise_radiograph(hw=HW), hot, kept=ALL, peak=1.0, opacity=1.0)
     np.testing.assert_array_equal(drawn, np.broadcast_to(HEAT_COLOURS[-1], drawn.shape))
     brightness = HEAT_COLOURS @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(brightness) > -1).all(), "hotter must never look darker"
@@ -86,7 +102,7 @@ def test_full_opacity_at_the_peak_is_the_end_of_the_colour_map() -> None:
 def test_a_map_half_as_hot_is_drawn_visibly_fainter() -> None:
     black = Radiograph(np.zeros(HW, np.float32))
     means = [
-        heat_overlay(black, heat_map(np.full((7, 7), heat)), peak=1.0).mean()
+        heat_overlay(black, heat_map(np.full((7, 7), heat)), kept=ALL, peak=1.0).mean()
         for heat in (0.02, 0.5, 1.0)
     ]
     assert means[0] < 1
@@ -158,9 +174,11 @@ def test_for_display_shrinks_all_grids_alike(analysis: Analysis) -> None:
         assert reading.findings is analysis.readings[mode].findings
         for small, original in zip(reading.saliency, analysis.readings[mode].saliency, strict=True):
             # The same map, sampled at every other point.
-            assert small.heat.shape == (80, 72)
-            pooled = original.heat.reshape(80, 2, 72, 2).mean(axis=(1, 3))
-            np.testing.assert_allclose(small.heat, pooled, atol=0.02 * original.peak)
+            drawn = small.heat(reading.kept)
+            assert drawn.shape == (80, 72)
+            whole = original.heat(analysis.readings[mode].kept)
+            pooled = whole.reshape(80, 2, 72, 2).mean(axis=(1, 3))
+            np.testing.assert_allclose(drawn, pooled, atol=0.02 * original.peak)
     assert shown.peak == analysis.peak
 
 
@@ -258,8 +276,9 @@ def test_figure_shows_each_picture_pixel_by_pixel_inside_the_page(hw: tuple[int,
     analysis = fake_pipeline().analyse(noise_radiograph(hw=hw))
     drawn = cv2.imdecode(np.frombuffer(figure_png(analysis), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     shown = for_display(analysis, longest_px=256)
-    heat = shown.readings[MaskingMode.TIGHT].saliency[4]
-    expected = heat_overlay(shown.radiograph, heat, peak=shown.peak)
+    reading = shown.readings[MaskingMode.TIGHT]
+    heat = reading.saliency[4]
+    expected = heat_overlay(shown.radiograph, heat, kept=reading.kept, peak=shown.peak)
     # Away from the letters R and L in the lower corners.
     expected = expected[: expected.shape[0] // 2]
     height, width = expected.shape[:2]

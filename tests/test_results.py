@@ -69,6 +69,16 @@ def test_heat_on_a_bar_beside_the_image_is_not_in_the_image() -> None:
     assert place.in_kept is None, "none of the heat lies in the image"
 
 
+def test_confined_heat_is_counted_only_where_it_is_drawn() -> None:
+    # One cell at the rim of what was kept: drawn, it spreads over both sides.
+    spread, kept = a_map(one_hot(4, 3)), region(~upper_half())
+    assert spread.locate(kept, kept).in_lungs == pytest.approx(0.875, abs=0.01)
+    confined = replace(spread, confined=True)
+    assert confined.locate(kept, kept).in_lungs == confined.locate(kept, kept).in_kept == 1.0
+    assert not confined.heat(~upper_half())[:50].any()
+    assert spread.heat(~upper_half())[:50].any()
+
+
 def test_a_map_of_zeros_lies_nowhere() -> None:
     nowhere = a_map(np.zeros((8, 8)))
     assert nowhere.hottest is None

@@ -14,7 +14,8 @@ from cxrdemo.inputs import KEPT_MEAN, normalise, place
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.masking import cell_weights
 from cxrdemo.results import METHODS, MaskingMode
-from cxrdemo.saliency import PACKAGE_METHODS, closed_form_grad_cam, explain
+from cxrdemo.saliency import PACKAGE_METHODS, closed_form_grad_cam, even_map, explain
+from cxrdemo.specs import Pooling
 
 PIXELS = noise_radiograph().pixels
 
@@ -155,6 +156,21 @@ def test_maps_of_kept_cells_agree_with_the_package(
         assert (weights == 0).sum() > 10
 
 
+@pytest.mark.parametrize("pooling", ["all", "kept"])
+def test_chance_is_a_network_that_finds_the_same_everywhere(pooling: Pooling) -> None:
+    classifier = tiny_classifier(MaskingMode.TIGHT, size=160, pooling=pooling)
+    _, evidence = classifier.classify(PIXELS, kept_box(PIXELS.shape))
+    weights = torch.ones(5, 5)
+    if evidence.shares is not None:
+        weights = torch.from_numpy(cell_weights(evidence.shares))
+    same = replace(evidence, activations=torch.ones_like(evidence.activations) * weights)
+    even = even_map(evidence)
+    for found in explain(classifier, same):
+        assert found.confined == even.confined == (pooling == "kept")
+        if found.peak:
+            np.testing.assert_allclose(found.grid / found.peak, even.grid / even.peak, atol=1e-5)
+
+
 def test_unclipped_maps_of_kept_cells_sum_to_the_logit_less_the_bias() -> None:
     classifier = tiny_classifier(MaskingMode.TIGHT, size=160, pooling="kept", fill=KEPT_MEAN)
     head = classifier.network.fc
@@ -191,7 +207,7 @@ def test_maps_carry_labels_and_the_networks_true_grid(classifier: FindingClassif
     maps = explain(classifier, evidence)
     assert tuple(heat.label for heat in maps) == classifier.labels
     assert all(heat.grid.shape == (3, 3) for heat in maps)
-    assert all(heat.heat.shape == (160, 144) for heat in maps)
+    assert all(heat.heat(all_of(PIXELS)).shape == (160, 144) for heat in maps)
 
 
 def test_an_unknown_method_is_refused(classifier: FindingClassifier) -> None:

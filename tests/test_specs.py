@@ -15,7 +15,15 @@ from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import KEPT_MEAN, InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint, Origin, Sample
+from cxrdemo.specs import (
+    CheckpointSpec,
+    Estimate,
+    LabelSpec,
+    OperatingPoint,
+    Origin,
+    Sample,
+    ScoreRatio,
+)
 
 SHARES = st.floats(0, 1)
 WORDS = st.text(max_size=20)
@@ -35,6 +43,16 @@ POINTS = st.builds(
 )
 
 
+RATIOS = st.builds(
+    # The variance of a + b x, where a and b are uncorrelated.
+    lambda prevalence, a, b, n: ScoreRatio(prevalence, (a, 0.0, b), n),
+    st.floats(1e-3, 0.999),
+    SHARES,
+    SHARES,
+    st.integers(0, 10**6),
+)
+
+
 def labels_of(key: str) -> st.SearchStrategy[LabelSpec]:
     return st.builds(
         LabelSpec,
@@ -48,6 +66,7 @@ def labels_of(key: str) -> st.SearchStrategy[LabelSpec]:
         st.lists(POINTS, max_size=3, unique_by=lambda point: point.name).map(tuple),
         st.none() | ESTIMATES,
         st.lists(SHARES, min_size=2, max_size=6).map(lambda found: tuple(sorted(found))),
+        st.none() | RATIOS,
     )
 
 
@@ -225,6 +244,34 @@ def test_a_score_has_its_place_among_those_without_the_finding() -> None:
     assert known.place(0.15) == pytest.approx(0.125)
     assert known.place(0.3) == pytest.approx(0.625)
     assert label().place(0.3) is None
+
+
+def test_a_scores_ratio_is_its_odds_over_those_of_the_sample() -> None:
+    ratio = ScoreRatio(0.2, (0.04, 0.0, 0.01), 250)
+    even = ratio.at(0.2)
+    assert (even.value, even.n) == (pytest.approx(1.0), 250)
+    assert ratio.at(0.5).value == pytest.approx(4.0)
+    # At even odds x is 0, and the standard deviation is that of the first coefficient.
+    assert ratio.at(0.5).high / 4.0 == pytest.approx(math.exp(1.96 * 0.2), rel=1e-3)
+    assert ratio.at(0.5).low * ratio.at(0.5).high == pytest.approx(16.0)
+    widths = [ratio.at(p).high / ratio.at(p).low for p in (0.5, 0.9, 0.99)]
+    assert widths == sorted(widths)
+    for end in (0.0, 1.0):
+        assert 0 < ratio.at(end).low < ratio.at(end).high < math.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prevalence": 0.0}, "prevalence must lie between 0 and 1"),
+        ({"prevalence": 1.0}, "prevalence must lie between 0 and 1"),
+        ({"variance": (-1.0, 0.0, 0.0)}, "variance must be 0 or more at every score"),
+        ({"variance": (0.1, 5.0, 0.1)}, "variance must be 0 or more at every score"),
+    ],
+)
+def test_a_ratio_that_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(ScoreRatio(0.2, (0.04, 0.0, 0.01), 250), **changes)
 
 
 def test_a_figure_is_told_and_read_back_in_one_way() -> None:

@@ -40,6 +40,49 @@ def test_calibration_brings_probabilities_to_the_prevalence() -> None:
             assert called[truth].mean() - called[~truth].mean() <= youden + 1e-9
 
 
+def test_a_score_has_the_ratio_that_it_was_drawn_with() -> None:
+    # `outputs` draws scores from two normal curves, so their ratio is known.
+    data = outputs(n=3000)
+    for column, label in enumerate(calibrate(data)):
+        assert label.score_ratio is not None
+        assert label.score_ratio.prevalence == data.scores.labels[:, column].mean()
+        for logit in (-2.0, -0.5, 1.0, 2.5):
+            found = label.score_ratio.at(1 / (1 + np.exp(-(label.scale * logit + label.offset))))
+            truth = np.exp(1.5 * logit + 0.375)
+            assert found.value == pytest.approx(truth, rel=0.25)
+            assert found.n == 3000
+
+
+def test_the_interval_of_a_ratio_is_that_of_a_bootstrap_over_patients() -> None:
+    data, logits, rng = outputs(n=200, seed=3), np.array([-2.0, 0.0, 2.0]), np.random.default_rng(1)
+    label = calibrate(data)[0]
+
+    def log_ratios(label: LabelSpec) -> np.ndarray:
+        assert label.score_ratio is not None
+        probabilities = 1 / (1 + np.exp(-(label.scale * logits + label.offset)))
+        return np.log([label.score_ratio.at(p).value for p in probabilities])
+
+    drawn = []
+    for _ in range(60):
+        # Both images of a patient together.
+        rows = (2 * rng.integers(100, size=100)[:, None] + np.arange(2)).ravel()
+        again = replace(
+            data,
+            scores=replace(
+                data.scores, logits=data.scores.logits[rows], labels=data.scores.labels[rows]
+            ),
+        )
+        drawn.append(log_ratios(calibrate(again)[0]))
+    expected = np.std(drawn, axis=0)
+    c0, c1, c2 = label.score_ratio.variance
+    x = label.scale * logits + label.offset
+    np.testing.assert_allclose(np.sqrt(c0 + c1 * x + c2 * x * x), expected, rtol=0.3)
+
+
+def test_a_temperature_tells_no_ratio() -> None:
+    assert all(label.score_ratio is None for label in calibrate(outputs(), method="temperature"))
+
+
 def test_a_temperature_keeps_even_odds_and_the_order() -> None:
     data = outputs(n=400)
     # Four times too sure: the temperature takes it back.

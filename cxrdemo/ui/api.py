@@ -147,7 +147,7 @@ def _functions(models: Models, line: Line) -> tuple[Callable[..., dict[str, Any]
             shown = None
             if picture:
                 heat = reading.saliency[index]
-                drawn = heat_overlay(analysis.radiograph, heat, peak=heat.peak)
+                drawn = heat_overlay(analysis.radiograph, heat, kept=reading.kept, peak=heat.peak)
                 shown = _data_url(encode_png(drawn))
             return {
                 "notice": record["notice"],

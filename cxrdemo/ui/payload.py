@@ -19,6 +19,8 @@ from cxrdemo.masking import margin_levels
 from cxrdemo.radiograph import Radiograph, Source
 from cxrdemo.rendering import (
     HEAT_COLOURS,
+    HEAT_FROM,
+    HEAT_FULL,
     SIDE_COLOURS,
     display_placement,
     encode_png,
@@ -173,6 +175,7 @@ class FindingPart(TypedDict):
         proven: Whether the weights were shown to beat chance.
         inLung: Share of the heat that lies in the lungs; None where there is no heat or no mask.
         hottest: Where the heat peaks; None where there is none.
+        ratio: Likelihood ratio of this very probability; None where the weights do not tell it.
         auroc: On test patients, in words.
         negatives: Quantiles, at equal steps from 0 to 1, of the probability of test patients
             without the finding; empty where they are not known.
@@ -183,6 +186,7 @@ class FindingPart(TypedDict):
     proven: bool
     inLung: float | None
     hottest: HottestPart | None
+    ratio: RatioPart | None
     auroc: str | None
     negatives: list[float]
     points: list[PointPart]
@@ -203,12 +207,14 @@ class MaskingPart(TypedDict):
     Attributes:
         margin: Of the loose masking.
         fill: What the network was given in place of the removed pixels, 0..1.
-        chance: The lungs' share of what was kept: what heat by chance would give.
+        chance: Share of the lungs in heat that is even over all that counts; None without lungs.
+        confined: Whether heat can only lie in what was kept, see `SaliencyMap.confined`.
     """
 
     margin: float
     fill: float
-    chance: float
+    chance: float | None
+    confined: bool
     noFinding: float
     findings: list[FindingPart]
     heat: list[HeatPart]
@@ -270,6 +276,7 @@ class Payload(TypedDict, total=False):
         image: The picture.
         fine: The same in full, once it was asked for.
         colours: 256 x RGB from no heat to the peak.
+        ramp: Shares of the peak up to which heat is clear, and from which it has its full opacity.
         sideColours: RGB of each side's outline.
         lesions: Smallest and largest diameter of what can be planted, by the lungs' height.
         lungs: The mask; None where there is none.
@@ -294,6 +301,7 @@ class Payload(TypedDict, total=False):
     image: ImagePart
     fine: FinePart
     colours: list[int]
+    ramp: list[float]
     sideColours: dict[str, list[int]]
     lesions: dict[str, list[float]]
     lungs: LungsPart | None
@@ -330,6 +338,7 @@ def image_part(analysis: Analysis) -> Payload:
             "sides": source.source.sides,
         },
         "colours": HEAT_COLOURS.ravel().tolist(),
+        "ramp": [HEAT_FROM, HEAT_FULL],
         "lesions": {name: list(kind.diameter) for name, kind in KINDS.items()},
         "sideColours": {str(int(side)): list(colour) for side, colour in SIDE_COLOURS.items()},
     }
@@ -470,7 +479,8 @@ def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) 
     return {
         "margin": reading.margin,
         "fill": reading.fill,
-        "chance": _chance(analysis.lungs, reading),
+        "chance": reading.chance,
+        "confined": reading.saliency[0].confined,
         "noFinding": findings.no_finding,
         "findings": [
             {
@@ -478,6 +488,7 @@ def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) 
                 "proven": bool(findings.beats_chance[index]),
                 "inLung": reading.places[index].in_lungs,
                 "hottest": _hottest(analysis, reading.places[index]),
+                "ratio": _score_ratio(labels.get(key), findings.probabilities[index]),
                 "auroc": _words(spec.auroc(key)) if spec else None,
                 "negatives": list(labels[key].negatives) if key in labels else [],
                 "points": _points(labels[key]) if key in labels else [],
@@ -487,12 +498,6 @@ def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) 
         "heat": [_heat(saliency) for saliency in reading.saliency],
         "method": reading.saliency[0].method,
     }
-
-
-def _chance(lungs: LungMask | None, reading: Reading) -> float:
-    if lungs is None:
-        return 0.0
-    return float(np.count_nonzero(lungs.inside & reading.kept) / np.count_nonzero(reading.kept))
 
 
 def _hottest(analysis: Analysis, place: HeatPlace) -> HottestPart | None:
@@ -524,6 +529,13 @@ def _points(label: LabelSpec) -> list[PointPart]:
         }
         for point in label.points
     ]
+
+
+def _score_ratio(label: LabelSpec | None, probability: float) -> RatioPart | None:
+    if label is None or label.score_ratio is None:
+        return None
+    ratio = label.score_ratio.at(float(probability))
+    return {"value": ratio.value, "low": ratio.low, "high": ratio.high}
 
 
 def _ratio(point: OperatingPoint) -> RatioPart | None:

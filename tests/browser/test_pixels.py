@@ -35,7 +35,11 @@ def test_the_canvas_draws_what_the_server_would(watched: Watched, site: Site) ->
         tab.locator(".cxv-row").nth(index).click()
         opacity = 0.6 * (1.0 if reading.findings.above[index] else 0.5)
         heat = heat_overlay(
-            radiograph, reading.saliency[index], peak=analysis.peak, opacity=opacity
+            radiograph,
+            reading.saliency[index],
+            kept=reading.kept,
+            peak=analysis.peak,
+            opacity=opacity,
         )
         assert np.abs(saved(tab, radiograph.hw)[1] - heat).max() <= 2
     assert np.abs(heat - grey(radiograph).astype(int)).max() > 10

@@ -5,7 +5,7 @@ The sheets alone are loaded into an empty page; the other files here drive the w
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cxrdemo.masking import kept_region, margin_levels
 from cxrdemo.phantom import make_phantom
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import Radiograph
-from cxrdemo.rendering import HEAT_COLOURS, grey, heat_overlay
+from cxrdemo.rendering import HEAT_COLOURS, HEAT_FROM, HEAT_FULL, grey, heat_overlay
 from cxrdemo.results import MaskingMode, SaliencyMap
 from cxrdemo.ui import viewer
 
@@ -38,18 +38,15 @@ LOAD = """([script]) => {
 }"""
 
 DRAW = """(asked) => {
-  const { levels, size, pane, view, window: win, mask, heat, renderer } = asked;
+  const { levels, size, pane, view, window: win, mask, fill, heat, renderer } = asked;
   const values = new Uint16Array(bytes(levels).buffer);
   const picture = { width: size[0], height: size[1] };
   const [width, height] = pane;
   const parts = {
     pyramid: sheets.pyramidOf(values, ...size), width, height, picture, window: win,
     at: sheets.placed(picture, { width, height }, view),
-    mask: mask && {
-      fill: mask.fill,
-      kept: sheets.keptOf({ ...mask, values: bytes(mask.levels) }, mask.limit),
-    },
-    heat,
+    kept: mask && sheets.keptOf({ ...mask, values: bytes(mask.levels) }, mask.limit),
+    fill, heat,
   };
   let rgba;
   if (renderer === "webgl") {
@@ -96,6 +93,7 @@ class Screen:
             "pane": pane or [width, height],
             "window": FULL,
             "mask": None,
+            "fill": None,
             "heat": None,
             **changes,
             "view": view | changes.get("view", {}),
@@ -142,6 +140,8 @@ def as_sent(heat: SaliencyMap, *, peak: float, opacity: float) -> dict[str, Any]
         "content": [left / columns, top / rows, width / columns, height / rows],
         "peak": peak,
         "opacity": opacity,
+        "confined": heat.confined,
+        "ramp": [HEAT_FROM, HEAT_FULL],
         "colours": HEAT_COLOURS.ravel().tolist(),
     }
 
@@ -176,7 +176,7 @@ def test_heat_is_what_the_server_would_draw(
     mirrored: bool,
     peak: float,
 ) -> None:
-    reference = heat_overlay(radiograph, heat, peak=peak, opacity=0.7)
+    reference = heat_overlay(radiograph, heat, kept=np.ones(HW, bool), peak=peak, opacity=0.7)
     assert np.abs(reference.astype(int) - grey(radiograph)).max() > 50
     expected = posed(reference, turns, mirrored).astype(int)
     drawn = screen.draw(
@@ -204,13 +204,33 @@ def test_what_a_masking_removes_has_its_fill(
     inside = phantom.lungs > 0
     kept = kept_region(inside, mode=mode, margin=0.01 * level)
     levels = margin_levels(inside, step=0.01, count=20)
-    mask = {"width": HW[1], "height": HW[0], "levels": _text(levels), "limit": level, "fill": fill}
-    drawn = screen.draw(renderer, radiograph.pixels, mask=mask)
+    mask = {"width": HW[1], "height": HW[0], "levels": _text(levels), "limit": level}
+    drawn = screen.draw(renderer, radiograph.pixels, mask=mask, fill=fill)
     expected = np.where(kept[..., None], grey(radiograph), round(255 * fill)).astype(int)
     # Its edge is soft on the screen: 3 px around it are left out.
     edge = cv2.morphologyEx(kept.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8))
     assert np.abs(drawn - expected)[edge == 0].max() <= 2
     assert 0.05 < kept.mean() < 0.9
+
+
+@renderers
+def test_confined_heat_ends_where_the_server_would_end_it(
+    screen: Screen, phantom: Any, radiograph: Radiograph, heat: SaliencyMap, renderer: str
+) -> None:
+    inside = phantom.lungs > 0
+    levels = margin_levels(inside, step=0.01, count=20)
+    confined = replace(heat, confined=True)
+    expected = heat_overlay(radiograph, confined, kept=inside, peak=1.0, opacity=0.7).astype(int)
+    drawn = screen.draw(
+        renderer,
+        radiograph.pixels,
+        mask={"width": HW[1], "height": HW[0], "levels": _text(levels), "limit": 0},
+        heat=as_sent(confined, peak=1.0, opacity=0.7),
+    )
+    edge = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8))
+    assert np.abs(drawn - expected)[edge == 0].max() <= 2
+    assert np.ptp(drawn, axis=2)[~inside & (edge == 0)].max() == 0
+    assert np.ptp(drawn, axis=2)[inside].max() > 50
 
 
 @renderers
@@ -229,6 +249,7 @@ def test_a_zoomed_picture_is_bilinear(
     assert np.abs(drawn[..., 0] - expected).mean() < 0.7
 
 
+@pytest.mark.parametrize(("fill", "confined"), [(0.2, False), (0.2, True), (None, True)])
 @pytest.mark.parametrize("zoom", [1, 1.7, 6])
 @pytest.mark.parametrize("pane", [(150, 111), (290, 300), (500, 700)])
 def test_both_draw_the_same(
@@ -238,14 +259,17 @@ def test_both_draw_the_same(
     heat: SaliencyMap,
     zoom: float,
     pane: tuple[int, int],
+    fill: float | None,
+    confined: bool,
 ) -> None:
     levels = margin_levels(phantom.lungs > 0, step=0.01, count=20)
     asked = {
         "pane": pane,
         "view": {"zoom": zoom, "x": 30.3, "y": 11.7, "turns": 3, "mirrored": True},
         "window": {"level": 0.4, "width": 0.5, "invert": True},
-        "mask": {"width": HW[1], "height": HW[0], "levels": _text(levels), "limit": 5, "fill": 0.2},
-        "heat": as_sent(heat, peak=0.9, opacity=0.6),
+        "mask": {"width": HW[1], "height": HW[0], "levels": _text(levels), "limit": 5},
+        "fill": fill,
+        "heat": as_sent(replace(heat, confined=confined), peak=0.9, opacity=0.6),
     }
     one, other = (screen.draw(name, radiograph.pixels, **asked) for name in ("webgl", "2d"))
     assert np.abs(one - other).max() <= 2

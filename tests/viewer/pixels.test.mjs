@@ -2,20 +2,21 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { load } from "./sheets.mjs";
 
-const { placed, greyLevels, pyramidOf, keptOf, levelFor, axis, ways, rowBetween, resampled, shade, compose, windowOf } = load(
+const { placed, greyLevels, pyramidOf, keptOf, levelFor, axis, ways, rowBetween, resampled, shade, compose, isKept, windowOf } = load(
   ["geometry.js", "pixels.js"],
-  ["placed", "greyLevels", "pyramidOf", "keptOf", "levelFor", "axis", "ways", "rowBetween", "resampled", "shade", "compose", "windowOf"],
+  ["placed", "greyLevels", "pyramidOf", "keptOf", "levelFor", "axis", "ways", "rowBetween", "resampled", "shade", "compose", "isKept", "windowOf"],
 );
 
 const FULL = { level: 0.5, width: 1, invert: false };
 const COLOURS = Array.from({ length: 256 }, (_, i) => [i, 0, 255 - i]).flat();
+const SCALE = { ramp: [0.2, 0.65], colours: COLOURS, confined: false };
 const SIZE = { width: 4, height: 2 };
 const OWN = placed(SIZE, SIZE, { zoom: 1, x: 0, y: 0 });
 
 // A picture of 4 x 2 px at its own size: levels 0, 30, 60, ... 210.
 function ingredients(changes) {
   const source = Float32Array.from({ length: 8 }, (_, i) => 257 * 30 * i);
-  return { source, ...SIZE, at: OWN, picture: SIZE, window: FULL, mask: null, heat: null, ...changes };
+  return { source, ...SIZE, at: OWN, picture: SIZE, window: FULL, kept: null, fill: null, heat: null, ...changes };
 }
 
 // A grid's value at the i-th place across and the j-th down, as `compose` takes it.
@@ -100,12 +101,12 @@ test("beside the picture a pane is black and opaque", () => {
 
 test("what a masking removes has its fill, and only that", () => {
   const kept = { width: 4, height: 2, values: [255, 255, 255, 0, 255, 255, 255, 0] };
-  assert.deepEqual(reds(compose(ingredients({ mask: { kept, fill: 0 } }))), [0, 30, 60, 0, 120, 150, 180, 0]);
-  assert.deepEqual(reds(compose(ingredients({ mask: { kept, fill: 0.4 } }))), [0, 30, 60, 102, 120, 150, 180, 102]);
+  assert.deepEqual(reds(compose(ingredients({ kept, fill: 0 }))), [0, 30, 60, 0, 120, 150, 180, 0]);
+  assert.deepEqual(reds(compose(ingredients({ kept, fill: 0.4 }))), [0, 30, 60, 102, 120, 150, 180, 102]);
 });
 
 test("the peak has the last colour at the opacity, and no heat leaves the grey", () => {
-  const heat = { rows: 1, columns: 4, cells: [0, 0, 0, 8], content: [0, 0, 1, 1], peak: 8, opacity: 1, colours: COLOURS };
+  const heat = { rows: 1, columns: 4, cells: [0, 0, 0, 8], content: [0, 0, 1, 1], peak: 8, opacity: 1, ...SCALE };
   const hot = compose(ingredients({ heat }));
   assert.deepEqual([...hot.slice(12, 16)], [255, 0, 0, 255]);
   assert.deepEqual([...hot.slice(0, 8)], [0, 0, 0, 255, 30, 30, 30, 255]);
@@ -113,8 +114,25 @@ test("the peak has the last colour at the opacity, and no heat leaves the grey",
   assert.deepEqual([...half.slice(12, 16)], [Math.round((90 + 255) / 2), 45, 45, 255]);
 });
 
+test("heat that is confined to what was kept is drawn there alone, whether the rest is filled or not", () => {
+  const kept = { width: 4, height: 2, values: [255, 255, 255, 0, 255, 255, 255, 0] };
+  const heat = { rows: 1, columns: 1, cells: [8], content: [0, 0, 1, 1], peak: 8, opacity: 1, ...SCALE };
+  const hot = 255;
+  assert.deepEqual(reds(compose(ingredients({ kept, heat }))), Array(8).fill(hot));
+  const confined = { ...heat, confined: true };
+  assert.deepEqual(reds(compose(ingredients({ kept, heat: confined }))), [hot, hot, hot, 90, hot, hot, hot, 210]);
+  assert.deepEqual(reds(compose(ingredients({ kept, fill: 0.4, heat: confined }))), [hot, hot, hot, 102, hot, hot, hot, 102]);
+  assert.deepEqual([0.1, 0.6, 0.8, 0.9].map((x) => isKept(kept, [x, 0.5])), [true, true, false, false]);
+});
+
+test("heat is clear below its ramp and full above it", () => {
+  const drawn = (cell, opacity) => reds(compose(ingredients({ heat: { rows: 1, columns: 1, cells: [cell], content: [0, 0, 1, 1], peak: 1, opacity, ...SCALE } })))[1];
+  assert.deepEqual([drawn(0.19, 1), drawn(0.65, 1), drawn(0.65, 0.5)], [30, Math.round(255 * 0.65), Math.round((30 + 255 * 0.65) / 2)]);
+  assert.ok(Math.abs(drawn(0.425, 1) - (30 + 255 * 0.425) / 2) <= 1);
+});
+
 test("heat beyond the peak is drawn as the peak", () => {
-  const heat = { rows: 1, columns: 1, cells: [80], content: [0, 0, 1, 1], peak: 8, opacity: 1, colours: COLOURS };
+  const heat = { rows: 1, columns: 1, cells: [80], content: [0, 0, 1, 1], peak: 8, opacity: 1, ...SCALE };
   assert.deepEqual([...compose(ingredients({ heat })).slice(0, 3)], [255, 0, 0]);
 });
 

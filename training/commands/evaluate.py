@@ -261,14 +261,14 @@ def _example(
 ) -> report.Picture:
     radiograph = read_radiograph(case.image)
     lungs = None if masks is None else lungs_of(case, masks, radiograph.pixels.shape)
-    heats, titles = [], []
+    found, titles = [], []
     for mode, classifier in classifiers.items():
         kept = kept_by(classifier, radiograph.hw, lungs)
         findings, evidence = classifier.classify(radiograph.pixels, kept)
-        heats.append(explain(classifier, evidence)[column])
+        found.append((explain(classifier, evidence)[column], kept))
         titles.append(f"{mode}: {findings.probabilities[column]:.2f}")
-    peak = max(heat.peak for heat in heats)
-    shown = [heat_overlay(radiograph, heat, peak=peak) for heat in heats]
+    peak = max(heat.peak for heat, _ in found)
+    shown = [heat_overlay(radiograph, heat, kept=kept, peak=peak) for heat, kept in found]
     return report.panel(grey(radiograph), lungs, list(zip(titles, shown, strict=True)), caption)
 
 

@@ -13,10 +13,11 @@ from sklearn.metrics import roc_curve
 
 from cxrdemo.figure_names import WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS
-from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint
+from cxrdemo.specs import CheckpointSpec, Estimate, LabelSpec, OperatingPoint, ScoreRatio
 from training.errors import DataError
 from training.measures.figures import classifier_figures, probabilities, ranking_figures
 from training.measures.scoring import HEAT, Outputs
+from training.measures.statistics import sigmoid
 
 THRESHOLD_RULE: Final = "largest sensitivity + specificity on the validation patients"
 HIGH_RATE: Final = 0.9
@@ -75,10 +76,18 @@ def calibrate(
     fit, shared_slope = METHODS[method]
     shared = shared_slope(columns)
     specs = []
-    for key, column in zip(FINDING_KEYS, columns, strict=True):
+    for k, (key, column) in enumerate(zip(FINDING_KEYS, columns, strict=True)):
         scale, offset = fit(*column, shared) if shared > 0 else (shared, 0.0)
         if scale > 0:
-            specs.append(_label_spec(key, column, scale, offset))
+            spec = _label_spec(key, column, scale, offset)
+            # A temperature is not fitted to how many positives there are, so there are no odds to
+            # compare with.
+            if method == "platt":
+                seen = np.flatnonzero(outputs.known[:, k])
+                patients = [outputs.scores.patients[row] for row in seen]
+                ratio = score_ratio(column, patients, scale, offset, prior=shared)
+                spec = replace(spec, score_ratio=ratio)
+            specs.append(spec)
         elif lenient:
             specs.append(LabelSpec(key, 1.0, 0.0, 0.5, WORSE_THAN_CHANCE))
         else:
@@ -190,6 +199,41 @@ def _platt(
 
     scale, offset = minimize(loss, np.array([prior, 0.0]), method="Nelder-Mead").x
     return float(scale), float(offset)
+
+
+def score_ratio(
+    column: Column, patients: Sequence[str], scale: float, offset: float, *, prior: float
+) -> ScoreRatio:
+    """The likelihood ratio of a score, and how sure it is, from the images it was fitted to.
+
+    The variance is the sandwich of `_platt` and of the prevalence together, summed by patient
+    (Liang & Zeger, Biometrika 1986): what a bootstrap over patients gives, without the resamples.
+
+    Args:
+        column: Logits and truth, n images.
+        patients: Of each image.
+        scale: As `_platt` has fitted it.
+        offset: Likewise.
+        prior: The slope that it was drawn towards.
+    """
+    logit, truth = column
+    n, prevalence = len(truth), float(truth.mean())
+    probability = sigmoid(scale * logit + offset)
+    design = np.column_stack([logit, np.ones(n)])
+    curvature = design.T @ (design * (probability * (1 - probability))[:, None])
+    curvature[0, 0] += (SLOPE_PRIOR * prior) ** -2
+    # By how much each image moves slope and offset, and the log-odds of the prevalence.
+    moves = design * (truth - probability)[:, None] @ np.linalg.inv(curvature)
+    moves[:, 1] -= (truth - prevalence) / (n * prevalence * (1 - prevalence))
+    _, group = np.unique(patients, return_inverse=True)
+    groups = int(group.max()) + 1
+    summed = np.zeros((groups, 2))
+    np.add.at(summed, group, moves)
+    covariance = summed.T @ summed * (groups / max(1, groups - 1))
+    # From the logit to the log-odds x of the probability: logit = (x - offset) / scale.
+    change = np.array([[-offset / scale, 1.0], [1.0 / scale, 0.0]])
+    (c0, half), (_, c2) = change @ covariance @ change.T
+    return ScoreRatio(prevalence, (float(c0), float(2 * half), float(c2)), n)
 
 
 def _temperature(

@@ -1,8 +1,8 @@
 // What a finding's number says, in words. Pure: what the server sent in, words and numbers out.
 
-// A likelihood ratio from which the word holds (Jaeschke, Guyatt & Sackett, JAMA 1994: above 10
-// large changes, 5 to 10 moderate, 2 to 5 small, below 2 rarely important).
-const WORDS = [[10, "strong"], [5, "moderate"], [2, "weak"], [0, "hardly any"]];
+// A likelihood ratio from which the word holds, and its inverse against (Jaeschke, Guyatt & Sackett,
+// JAMA 1994: above 10 large changes, 5 to 10 moderate, 2 to 5 small, below 2 rarely important).
+const WORDS = [[10, "strong"], [5, "moderate"], [1.25, "weak"], [0, "neither"]];
 
 const pointAt = (finding, point) => finding.points[Math.min(point, finding.points.length - 1)] ?? null;
 
@@ -12,54 +12,56 @@ function isCalled(finding, point) {
   return Boolean(finding.proven && at && finding.p >= at.threshold);
 }
 
-// How much a finding's number speaks for it.
+// How much a finding's number speaks for it, or against it.
 //
-//   word    "strong" ... "hardly any" where it is called; "below" where not; "unproven"
-//   ratio   how much more often patients with the finding are called than those without; or null
-//   isNews  whether it is worth a colour: called, and the ratio is 5 or more. A word above "weak"
-//           is not given where the ratio's interval reaches 1.
+//   word     "strong", "moderate", "weak" or "neither"; where the weights tell no ratio of a score,
+//            also "below" or "called"; "unproven"
+//   ratio    {value, low, high}: the likelihood ratio of the score, or null
+//   isOfCall whether it is that of being called at all, in place of the score's own
+//   isNews   whether it is worth a colour: called, and the ratio is 5 or more. A word above "weak"
+//            is not given where the ratio's interval reaches 1.
 function evidenceOf(finding, point) {
-  if (!finding.proven) return { word: "unproven", ratio: null, isNews: false };
-  if (!isCalled(finding, point)) return { word: "below", ratio: null, isNews: false };
-  const ratio = pointAt(finding, point).ratio;
-  if (!ratio) return { word: "called", ratio: null, isNews: false };
-  const isSure = ratio.low === null || ratio.low > 1;
-  let word = WORDS.find(([from]) => ratio.value >= from)[1];
+  const none = { ratio: null, isOfCall: false, isNews: false };
+  if (!finding.proven) return { word: "unproven", ...none };
+  const isOfCall = !finding.ratio;
+  if (isOfCall && !isCalled(finding, point)) return { word: "below", ...none };
+  const ratio = finding.ratio ?? pointAt(finding, point).ratio;
+  if (!ratio) return { word: "called", ...none };
+  const { value, low, high } = ratio, isSure = low === null || low > 1 || high < 1;
+  let word = WORDS.find(([from]) => Math.max(value, 1 / value) >= from)[1];
   if (!isSure && (word === "strong" || word === "moderate")) word = "weak";
-  return { word, ratio: ratio.value, isNews: word === "strong" || word === "moderate" };
+  const isNews = value > 1 && (word === "strong" || word === "moderate") && isCalled(finding, point);
+  return { word, ratio, isOfCall, isNews };
 }
 
-// Such as 11, 1.6 or 0.8: as many digits as the data support.
-const ratioText = (ratio) => (ratio >= 9.95 ? String(Math.round(ratio)) : ratio.toFixed(1));
+// Such as 11, 1.6, 0.8 or 0.08: as many digits as the data support.
+const ratioText = (ratio) => (ratio >= 9.95 ? String(Math.round(ratio)) : ratio.toFixed(ratio < 0.095 ? 2 : 1));
 
-// Such as "strong evidence ×11".
+const intervalText = ({ low, high }) => (low === null ? "" : ` (${ratioText(low)} to ${ratioText(high)})`);
+
+// Such as "strong evidence ×11", "weak evidence against ×0.4".
 function evidenceText({ word, ratio }) {
   if (word === "unproven") return "not shown to beat chance";
   if (word === "below") return "below its threshold";
-  if (ratio === null) return "above its threshold";
-  return `${word === "hardly any" ? word : `${word} evidence`} ×${ratioText(ratio)}`;
+  if (word === "called") return "above its threshold";
+  const times = `×${ratioText(ratio.value)}`;
+  return word === "neither" ? `neither for nor against ${times}` : `${word} evidence${ratio.value < 1 ? " against" : ""} ${times}`;
 }
 
-// The called finding with the strongest evidence, or null: what a page should open on. Ratios that
-// have the same word differ by no more than their intervals; among them the place among patients
-// without the finding decides, where it is known, and then the ratio.
+// The called finding with the strongest evidence, or null: what a page should open on.
 function strongest(findings, point) {
-  const weight = (finding) => {
-    const { word, ratio } = evidenceOf(finding, point);
-    const rank = WORDS.findIndex(([, known]) => known === word);
-    const place = finding.negatives.length ? placeAmong(finding.negatives, finding.p) : 0;
-    return [rank < 0 ? -WORDS.length : -rank, place, ratio ?? 0];
-  };
-  const isMore = (a, b) => {
-    const apart = a.findIndex((value, i) => value !== b[i]);
-    return apart >= 0 && a[apart] > b[apart];
-  };
-  let best = null;
-  findings.forEach((finding, i) => {
-    if (!isCalled(finding, point)) return;
-    if (best === null || isMore(weight(finding), weight(findings[best]))) best = i;
-  });
-  return best;
+  const weight = (i) => evidenceOf(findings[i], point).ratio?.value ?? 0;
+  const all = findings.map((_, i) => i).filter((i) => isCalled(findings[i], point));
+  return all.length ? all.reduce((best, i) => (weight(i) > weight(best) ? i : best)) : null;
+}
+
+// The findings in the order in which they are listed: by the ratio of their scores, those without a
+// verdict last. Where scores have no ratio the order stays.
+function byEvidence(findings) {
+  const weight = ({ proven, ratio }) => (proven ? 1 + (ratio?.value ?? 0) : 0);
+  const order = findings.map((_, i) => i);
+  if (!findings.some(({ ratio }) => ratio)) return order;
+  return order.sort((a, b) => weight(findings[b]) - weight(findings[a]));
 }
 
 // Where a finding's score lies on its track, 0..1: its place among patients without the finding
@@ -92,12 +94,15 @@ function agreement(maskings, mode, index, point) {
   return here ? `not in ${apart.join(", ")}` : `called in ${apart.join(", ")}`;
 }
 
-// Where the hottest spot lies and what chance would give: {text, isWarning} each; null: no heat.
+// Where the hottest spot lies, and what share lies in the lungs beside that of even heat:
+// {text, isWarning} each; null: no heat.
 function heatChips({ hottest, inLung }, masking) {
   if (inLung === null || !hottest) return null;
   const percent = (share) => `${Math.round(100 * share)} %`;
   return [
     { text: hottest.inLungs ? `hottest spot in the ${hottest.side ? `${hottest.side} lung` : "lungs"}` : "hottest spot outside the lungs", isWarning: !hottest.inLungs },
-    { text: `${percent(inLung)} in the lungs (chance: ${percent(masking.chance)})`, isWarning: inLung < 0.9 * masking.chance },
+    masking.chance > 0.995
+      ? { text: "nothing but the lungs was given", isWarning: false }
+      : { text: `${percent(inLung)} in the lungs (even heat: ${percent(masking.chance)})`, isWarning: inLung < 0.9 * masking.chance },
   ];
 }

@@ -17,10 +17,10 @@ function showFindings() {
   for (const part of [".cxv-rows", ".cxv-folds", ".cxv-looks"]) find(part).hidden = !read;
   if (!read) return;
   const rows = find(".cxv-rows");
-  if (rows.childElementCount !== data.labels.length + 1) buildRows(rows);
+  if (rows.dataset.order !== order.join()) buildRows(rows);
   const isStale = busy && (asked === "all" || (asked === "loose" && view.mode === "loose"));
   rows.toggleAttribute("data-stale", isStale);
-  read.findings.forEach((finding, i) => showRow(rows.children[i], finding, i, isStale));
+  order.forEach((i, at) => showRow(rows.children[at], read.findings[i], i, isStale));
   rows.lastElementChild.querySelector("b").textContent = read.noFinding.toFixed(2);
   showLooks(read);
   showFold(read);
@@ -32,12 +32,14 @@ let lastInSight = null;
 function keepInSight(rows) {
   if (!isNarrow() || view.label === lastInSight) return;
   lastInSight = view.label;
-  const row = rows.children[view.label ?? 0];
+  const row = rows.children[Math.max(0, order.indexOf(view.label))];
   rows.scrollTo({ left: row.offsetLeft - rows.offsetLeft - 8, behavior: "smooth" });
 }
 
 function buildRows(rows) {
-  rows.replaceChildren(...data.labels.map((label, i) => {
+  rows.dataset.order = order.join();
+  rows.replaceChildren(...order.map((i) => {
+    const label = data.labels[i];
     const row = make("button", "cxv-row");
     row.type = "button";
     row.setAttribute("role", "radio");
@@ -70,7 +72,7 @@ function showRow(row, finding, i, isStale) {
   row.toggleAttribute("data-news", evidence.isNews);
   const isChosen = i === view.label;
   row.setAttribute("aria-checked", isChosen);
-  row.tabIndex = isChosen || (view.label === null && i === 0) ? 0 : -1;
+  row.tabIndex = isChosen || (view.label === null && i === order[0]) ? 0 : -1;
   row.querySelector("em").textContent = isStale ? "updating…" : evidenceText(evidence);
   row.querySelector("b").textContent = finding.p.toFixed(2);
   const before = data.planted && data.maskings ? data.maskings[view.mode]?.findings[i].p : undefined;
@@ -172,14 +174,13 @@ function showDetail(finding) {
     if (finding.auroc) lines.push(`On test patients: AUROC ${finding.auroc}.`);
     if (!finding.proven) lines.push("These weights were not shown to beat chance for it, so there is no verdict.");
     const point = pointAt(finding, view.point);
+    const { ratio, isOfCall } = evidenceOf(finding, view.point);
+    if (ratio && !isOfCall) lines.push(`Likelihood ratio of this p ×${ratioText(ratio.value)}${intervalText(ratio)}, from the calibration: multiply your own odds before the film by it.`);
+    if (isOfCall && finding.proven) lines.push("These weights tell no likelihood ratio of a single p; the words beside it are those of being above the threshold.");
     if (point && finding.proven) {
       const at = `At ${point.threshold.toFixed(2)} (${point.name})`;
       if (point.sensitivity) lines.push(`${at}: sensitivity ${point.sensitivity}, specificity ${point.specificity}.`);
-      if (point.ratio) {
-        const { value, low, high } = point.ratio;
-        const interval = low === null ? "" : ` (${ratioText(low)} to ${ratioText(high)})`;
-        lines.push(`Likelihood ratio ×${ratioText(value)}${interval}: patients with the finding are above it so many times as often as patients without.`);
-      }
+      if (point.ratio) lines.push(`Likelihood ratio of being above it ×${ratioText(point.ratio.value)}${intervalText(point.ratio)}, on test patients.`);
     }
   } else lines.push("Choose a finding to see how good its number is.");
   find(".cxv-detail").replaceChildren(...lines.map((text) => make("p", "cxv-note", text)));
@@ -198,7 +199,7 @@ function showPoints(read) {
 function showNumbers() {
   const rows = [["", ...MODES.map((mode) => NAMES[mode])]];
   const number = (mode, value) => (reading(mode) ? value(reading(mode)).toFixed(2) : "–");
-  data.labels.forEach((label, i) => rows.push([label.name, ...MODES.map((mode) => number(mode, (r) => r.findings[i].p))]));
+  order.forEach((i) => rows.push([data.labels[i].name, ...MODES.map((mode) => number(mode, (r) => r.findings[i].p))]));
   rows.push(["None of the five", ...MODES.map((mode) => number(mode, (r) => r.noFinding))]);
   find(".cxv-table").replaceChildren(...rows.map((cells, r) => {
     const row = make("tr");

@@ -88,8 +88,8 @@ function choose(label) {
 
 const step = (by) => () => {
   if (!data || !data.labels) return;
-  const count = data.labels.length;
-  choose(view.label === null ? (by > 0 ? 0 : count - 1) : (view.label + by + count) % count);
+  const count = order.length, at = order.indexOf(view.label);
+  choose(order[at < 0 ? (by > 0 ? 0 : count - 1) : (at + by + count) % count]);
 };
 
 const nextOf = (select) => {

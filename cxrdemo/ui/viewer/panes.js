@@ -26,7 +26,7 @@ function wanted() {
   }
   if (view.layout === "grid" && data && data.labels) {
     const plain = { mode: view.mode, masked: true, heat: null, title: `given to the network: ${name}` };
-    return [plain, ...data.labels.map((_, i) => ({ mode: view.mode, masked: false, heat: i, title: reading() ? value(view.mode, i) : data.labels[i].name }))];
+    return [plain, ...order.map((i) => ({ mode: view.mode, masked: false, heat: i, title: reading() ? value(view.mode, i) : data.labels[i].name }))];
   }
   if (isNarrow()) return [{ mode: view.mode, masked: true, heat: label, chips: true, title: `${name}${about}` }];
   return [
@@ -124,7 +124,7 @@ function pathOf(polygons) {
 
 const heatOf = (mode, label) => reading(mode)?.heat[label] ?? null;
 
-const marginLevel = () => (data.lungs ? Math.round(view.margin / data.lungs.step) : 0);
+const levelOf = (margin) => Math.round(margin / data.lungs.step);
 
 // What a masking keeps, for every limit of the margin that was looked at.
 const limitsOf = once(() => new Map());
@@ -139,18 +139,20 @@ function ingredients(spec, width, height, at) {
   const read = reading(spec.mode);
   const heat = hasHeat(spec) ? heatOf(spec.mode, spec.heat) : null;
   const peak = heat && (view.scale === "own" ? topOf(heat) : shown().peak);
-  const hasMask = spec.masked && spec.mode !== "none" && levels;
+  // A picture follows the slider; heat stays within what it was found in.
+  const margin = { none: null, loose: spec.masked || !read ? view.margin : read.margin, tight: 0 }[spec.mode];
+  const kept = levels && margin !== null && (spec.masked || heat) ? keptUpTo(levelOf(margin)) : null;
   return {
     pyramid: pyramid(), width, height, at, picture: data.image,
     window: { level: view.level, width: view.width, invert: view.invert },
-    mask: hasMask ? { kept: keptUpTo(spec.mode === "tight" ? 0 : marginLevel()), fill: read ? read.fill : 0 } : null,
-    heat: heat && peak > 0 ? { ...heat, peak, opacity: view.opacity * (called(spec.mode, spec.heat) ? 1 : FADED), colours: data.colours } : null,
+    kept, fill: kept && spec.masked ? (read ? read.fill : 0) : null,
+    heat: heat && peak > 0 ? { ...heat, peak, confined: read.confined, opacity: view.opacity * (called(spec.mode, spec.heat) ? 1 : FADED), ramp: data.ramp, colours: data.colours } : null,
   };
 }
 
 // Two films of the same key look the same.
-const keyOf = ({ pyramid, width, height, at, window, mask, heat }) => [
-  pyramid, width, height, ...Object.values(at), ...Object.values(window), mask?.kept, mask?.fill, heat?.cells, heat?.peak, heat?.opacity,
+const keyOf = ({ pyramid, width, height, at, window, kept, fill, heat }) => [
+  pyramid, width, height, ...Object.values(at), ...Object.values(window), kept, fill, heat?.cells, heat?.peak, heat?.opacity,
 ];
 const isSame = (a, b) => a !== null && a.length === b.length && a.every((part, i) => part === b[i]);
 
@@ -218,9 +220,9 @@ function paint(context, spec, width, height, at, ratio) {
 }
 
 // Everything over the film.
-function drawMarks(context, spec, { width, height, at, heat }, ratio) {
+function drawMarks(context, spec, { width, height, at, kept, heat }, ratio) {
   if (view.outline && data.lungs) drawOutlines(context, at, ratio);
-  if (view.outline && heat) drawHottest(context, spec, at, ratio);
+  if (view.outline && heat) drawHottest(context, spec, at, ratio, heat.confined ? kept : null);
   drawTools(context, at, ratio);
   drawScaleBar(context, at, width, height, ratio);
   if (data.planted) drawPlanted(context, at, ratio);
@@ -237,8 +239,8 @@ function drawOutlines(context, at, ratio) {
   context.restore();
 }
 
-// A line at half of the heat's own peak, and a ring on its hottest cell.
-function drawHottest(context, spec, at, ratio) {
+// A line at half of the heat's own peak, within `kept` if it is given, and a ring on its hottest cell.
+function drawHottest(context, spec, at, ratio, kept) {
   const heat = heatOf(spec.mode, spec.heat), { width, height } = data.image;
   const hottest = reading(spec.mode).findings[spec.heat].hottest;
   const under = (draw, colour, line) => {
@@ -249,6 +251,7 @@ function drawHottest(context, spec, at, ratio) {
     context.stroke();
   };
   const contour = () => contourAtHalf(heat).forEach(([x0, y0, x1, y1]) => {
+    if (kept && !isKept(kept, [(x0 + x1) / 2, (y0 + y1) / 2])) return;
     context.moveTo(...toPane(at, [x0 * width, y0 * height]));
     context.lineTo(...toPane(at, [x1 * width, y1 * height]));
   });

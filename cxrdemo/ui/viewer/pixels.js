@@ -2,7 +2,6 @@
 // shader.js does the same on a graphics card; tests hold the two within two grey levels.
 
 const WHITE = 65535; // grey levels have 16 bits here, whatever the file had
-const HEAT_FROM = 0.2, HEAT_FULL = 0.65; // heat is clear below the one and at full opacity from the other
 
 // Grey levels from RGBA: R is the upper byte, G the lower one; a picture of 8 bits has only grey.
 function greyLevels(rgba, isDeep) {
@@ -144,52 +143,75 @@ function onPictureAlong([length, step, offset], size) {
   return [Math.max(0, Math.ceil(a - 0.5)), Math.min(length, Math.floor(b - 0.5) + 1)];
 }
 
+// Whether a place, as shares of the picture, is drawn as kept.
+function isKept({ width, height, values }, [x, y]) {
+  const [column, row] = [Math.floor(x * width), Math.floor(y * height)];
+  return values[Math.min(height - 1, row) * width + Math.min(width - 1, column)] >= 127.5;
+}
+
 // One pane's pixels, RGBA. The X-ray's own brightness depends on the window alone; heat is laid
-// over it, and is not cut off at the mask: that would hide exactly what a reader should see.
+// over it. Heat is not cut off at the lungs: that would hide exactly what a reader should see. It is
+// cut off at what was kept where it is confined to that.
 //
 //   source   of `resampled`
 //   at       of `placed`
 //   picture  {width, height}
 //   window   {level, width, invert}
-//   mask     null, or {kept, fill}: of `keptOf`, and the level 0..1 of what is removed
-//   heat     null, or {rows, columns, cells, content, peak, opacity, colours}
-function compose({ source, width, height, at, picture, window, mask, heat }) {
+//   kept     null, or of `keptOf`
+//   fill     level 0..1 of what is not kept; null: the picture stays
+//   heat     null, or {rows, columns, cells, content, confined, peak, opacity, ramp, colours}; the
+//            ramp: heat is clear up to the one share of the peak, at full opacity from the other
+function compose({ source, width, height, at, picture, window, kept, fill, heat }) {
   const BLACK = 0xff000000, GREY = 0x010101;
   const pixels = new Uint32Array(width * height).fill(BLACK);
   const { isTurned, x: wayX, y: wayY } = ways(at, width, height);
   const { width: w, height: h } = picture;
-  const shades = shadesOf(window), colours = heat && heat.colours;
-  const mx = mask && axis(wayX, w, mask.kept.width), my = mask && axis(wayY, h, mask.kept.height);
+  const shades = shadesOf(window), colours = heat && blendsOf(heat), steps = heat && (BLENDS - 1) / heat.peak;
+  const kx = kept && axis(wayX, w, kept.width), ky = kept && axis(wayY, h, kept.height);
   const hx = heat && axis(wayX, w, heat.columns, heat.content[0], heat.content[2]);
   const hy = heat && axis(wayY, h, heat.rows, heat.content[1], heat.content[3]);
-  const keptRow = mask && new Float32Array(mask.kept.width), heatRow = heat && new Float32Array(heat.columns);
-  const fill = mask && shade(WHITE * mask.fill, window), steep = mask && 1 / (255 * edgeOf(at, picture, mask.kept));
+  const keptRow = kept && new Float32Array(kept.width), heatRow = heat && new Float32Array(heat.columns);
+  const steep = kept && 1 / (255 * edgeOf(at, picture, kept));
+  const isFilled = fill !== null, removed = isFilled ? shade(WHITE * fill, window) : 0;
   const [firstX, endX] = onPictureAlong(wayX, w), [firstY, endY] = onPictureAlong(wayY, h);
   const [stepX, stepY] = isTurned ? [width, 1] : [1, width];
   for (let j = firstY; j < endY; j++) {
-    if (mask) rowBetween(mask.kept.values, mask.kept.width, my, j, keptRow);
+    if (kept) rowBetween(kept.values, kept.width, ky, j, keptRow);
     if (heat) rowBetween(heat.cells, heat.columns, hy, j, heatRow);
     for (let i = firstX, k = j * stepY + firstX * stepX; i < endX; i++, k += stepX) {
-      let g = shades[source[k] | 0];
-      if (mask) {
-        const low = keptRow[mx.low[i]], kept = low + mx.part[i] * (keptRow[mx.high[i]] - low);
-        const inside = (kept - 127.5) * steep + 0.5;
-        g = inside >= 1 ? g : inside <= 0 ? fill : fill + inside * (g - fill);
+      let g = shades[source[k] | 0], inside = 1;
+      if (kept) {
+        const low = keptRow[kx.low[i]];
+        inside = (low + kx.part[i] * (keptRow[kx.high[i]] - low) - 127.5) * steep + 0.5;
+        inside = inside >= 1 ? 1 : inside <= 0 ? 0 : inside;
+        if (isFilled) g = removed + inside * (g - removed);
       }
-      if (heat) {
-        const low = heatRow[hx.low[i]], value = Math.min(1, (low + hx.part[i] * (heatRow[hx.high[i]] - low)) / heat.peak);
-        if (value > HEAT_FROM) {
-          const entry = Math.min(254, Math.floor(255 * value)), part = 255 * value - entry, to = 3 * entry;
-          const alpha = heat.opacity * Math.min(1, (value - HEAT_FROM) / (HEAT_FULL - HEAT_FROM));
-          const blended = (c) => (g + alpha * (colours[to + c] + part * (colours[to + 3 + c] - colours[to + c]) - g) + 0.5) | 0;
-          pixels[k] = BLACK | (blended(2) << 16) | (blended(1) << 8) | blended(0);
-          continue;
-        }
-      }
-      pixels[k] = BLACK | (((g + 0.5) | 0) * GREY);
+      if (heat && (inside > 0 || !heat.confined)) {
+        const low = heatRow[hx.low[i]], value = steps * (low + hx.part[i] * (heatRow[hx.high[i]] - low));
+        const to = 4 * (value < BLENDS - 1 ? (value + 0.5) | 0 : BLENDS - 1), share = heat.confined ? inside : 1;
+        const under = g * (1 - share * colours[to + 3]) + 0.5;
+        pixels[k] = BLACK | ((under + share * colours[to + 2]) << 16) | ((under + share * colours[to + 1]) << 8) | (under + share * colours[to]);
+      } else pixels[k] = BLACK | (((g + 0.5) | 0) * GREY);
     }
   }
   return new Uint8ClampedArray(pixels.buffer);
+}
+
+// What a level of heat puts over a pixel, from none to the peak: R, G and B times their opacity,
+// and the opacity, of so many levels. Their steps are finer than those of a screen.
+const BLENDS = 4096;
+function blendsOf({ opacity, ramp: [from, full], colours }) {
+  const blends = new Float32Array(4 * BLENDS);
+  for (let i = 0; i < BLENDS; i++) {
+    const share = i / (BLENDS - 1), alpha = opacity * Math.min(1, Math.max(0, (share - from) / (full - from)));
+    const entry = Math.min(254, Math.floor(255 * share)), part = 255 * share - entry;
+    for (let c = 0; c < 3; c++) {
+      const below = colours[3 * entry + c];
+      blends[4 * i + c] = alpha * (below + part * (colours[3 * entry + 3 + c] - below));
+    }
+    blends[4 * i + 3] = alpha;
+  }
+  return blends;
 }
 
 // The window that shows a part of the picture from its darkest to its brightest hundredth:

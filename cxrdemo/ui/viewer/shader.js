@@ -16,9 +16,9 @@ uniform vec4 turn; // from a way in the pane to one in the picture: a column, th
 uniform vec2 offset; // where the picture's corner lies in the pane
 uniform vec3 level; // of the pyramid, and how far off a pixel's middle it is looked at: across, down
 uniform vec3 window; // level, width, 1 if inverted
-uniform vec2 mask; // fill, and how steep its edge is; 0: no mask
+uniform vec3 mask; // fill, or -1 where the picture stays; how steep its edge is, or 0: none; 1: heat is confined to it
 uniform vec4 content;
-uniform vec4 heat; // peak, opacity, clear up to, full from; a peak of 0: no heat
+uniform vec4 heat; // peak, opacity, and the ramp of `compose`; a peak of 0: no heat
 out vec4 colour;
 
 // Bilinear, clamped at the grid's rim, to full precision.
@@ -51,9 +51,10 @@ void main() {
   vec2 share = at / picture;
   vec2 a = level.yz, b = vec2(a.x, -a.y);
   float g = shade((levelAt(share + a) + levelAt(share - a) + levelAt(share + b) + levelAt(share - b)) / 4.0);
+  float inside = 1.0;
   if (mask.y > 0.0) {
-    float inside = clamp((between(kept, share) - 0.5) / mask.y + 0.5, 0.0, 1.0);
-    g = mix(shade(mask.x), g, inside);
+    inside = clamp((between(kept, share) - 0.5) / mask.y + 0.5, 0.0, 1.0);
+    if (mask.x >= 0.0) g = mix(shade(mask.x), g, inside);
   }
   vec3 shown = vec3(g);
   if (heat.x > 0.0) {
@@ -62,7 +63,7 @@ void main() {
       float low = min(254.0, floor(255.0 * value));
       vec3 below = texelFetch(colours, ivec2(int(low), 0), 0).rgb;
       vec3 over = texelFetch(colours, ivec2(int(low) + 1, 0), 0).rgb;
-      float alpha = heat.y * min(1.0, (value - heat.z) / (heat.w - heat.z));
+      float alpha = heat.y * min(1.0, (value - heat.z) / (heat.w - heat.z)) * (mask.z > 0.5 ? inside : 1.0);
       shown = mix(shown, mix(below, over, 255.0 * value - low), alpha);
     }
   }
@@ -166,12 +167,11 @@ function makeRenderer(onChange, takesSoftware = false) {
     },
 
     // Draws one pane; the answer is an ImageBitmap.
-    draw({ pyramid, width, height, at, picture, window, mask, heat }) {
+    draw({ pyramid, width, height, at, picture, window, kept, fill, heat }) {
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
       gl.viewport(0, 0, width, height);
       bindPicture(pyramid);
-      if (mask) {
-        const { kept } = mask;
+      if (kept) {
         bind("kept", kept.values, () => gl.texImage2D(gl.TEXTURE_2D, 0, gl.R8, kept.width, kept.height, 0, gl.RED, gl.UNSIGNED_BYTE, kept.values));
       }
       if (heat) {
@@ -189,9 +189,9 @@ function makeRenderer(onChange, takesSoftware = false) {
       gl.uniform2f(places.offset, at.e, at.f);
       gl.uniform3f(places.level, level, off / pyramid[level].width, off / pyramid[level].height);
       gl.uniform3f(places.window, window.level, window.width, window.invert ? 1 : 0);
-      gl.uniform2f(places.mask, mask ? mask.fill : 0, mask ? edgeOf(at, picture, mask.kept) : 0);
+      gl.uniform3f(places.mask, fill ?? -1, kept ? edgeOf(at, picture, kept) : 0, heat?.confined ? 1 : 0);
       gl.uniform4f(places.content, ...(heat ? heat.content : [0, 0, 1, 1]));
-      gl.uniform4f(places.heat, heat ? heat.peak : 0, heat ? heat.opacity : 0, HEAT_FROM, HEAT_FULL);
+      gl.uniform4f(places.heat, heat ? heat.peak : 0, heat ? heat.opacity : 0, ...(heat ? heat.ramp : [0, 1]));
       gl.drawArrays(gl.TRIANGLES, 0, 3);
       return canvas.transferToImageBitmap();
     },

@@ -37,6 +37,7 @@ let busy = false; // an answer from the server is under way, so numbers are stal
 let asked = null; // what that answer will change: "all" or "loose"
 let openedName = ""; // of the file opened last, and
 let fileName = ""; // of the file that is shown: they are known to this browser alone
+let order = []; // of the findings in the panel: kept for an image, so that no row moves at a toggle
 let hasChosen = false; // the reader has chosen a finding, which then stays from image to image
 const renderer = makeRenderer(() => refresh());
 
@@ -97,6 +98,10 @@ async function receive() {
   busy = Boolean(data.stage);
   if (!busy) marks.length = Math.min(marks.length, (data.corrections || 0) + questions.length);
   if (data.maskings?.loose && !questions.some(({ event }) => event === "margin_changed")) view.margin = data.maskings.loose.margin;
+  if (isFirstReading) {
+    const read = reading() ?? Object.values(data.maskings)[0];
+    order = read ? byEvidence(read.findings) : data.labels.map((_, i) => i);
+  }
   if (isFirstReading && !hasChosen) view.label = firstLook();
   if (!busy) askNext();
   refresh();
