@@ -83,8 +83,8 @@ def calibrate(
             # A temperature is not fitted to how many positives there are, so there are no odds to
             # compare with.
             if method == "platt":
-                seen = np.flatnonzero(outputs.known[:, k])
-                patients = [outputs.scores.patients[row] for row in seen]
+                rows = np.flatnonzero(outputs.known[:, k])
+                patients = [outputs.scores.patients[row] for row in rows]
                 ratio = score_ratio(column, patients, scale, offset, prior=shared)
                 spec = replace(spec, score_ratio=ratio)
             specs.append(spec)
