@@ -4,11 +4,11 @@ import { load } from "./sheets.mjs";
 
 const {
   placed, toPane, toPicture, directionInPicture, posedSize, reachable, boxBetween, isWithin, sideEdges,
-  rounded, toNative, heightOf, roundLength, middleOf, distanceBetween, contourOf,
+  rounded, toNative, heightOf, roundLength, middleOf, distanceBetween, contourOf, seenOf,
 } = load(
   ["geometry.js"],
   ["placed", "toPane", "toPicture", "directionInPicture", "posedSize", "reachable", "boxBetween", "isWithin", "sideEdges",
-    "rounded", "toNative", "heightOf", "roundLength", "middleOf", "distanceBetween", "contourOf"],
+    "rounded", "toNative", "heightOf", "roundLength", "middleOf", "distanceBetween", "contourOf", "seenOf"],
 );
 
 const PICTURE = { width: 400, height: 200, native: [1600, 400] };
@@ -113,4 +113,26 @@ test("a contour runs where the heat reaches its limit", () => {
   assert.ok(lines.length > 0);
   for (const [x0, , x1] of lines) assert.ok(Math.abs(x0 - 0.5) < 0.02 && Math.abs(x1 - 0.5) < 0.02);
   assert.deepEqual(contourOf(heat, 2), []);
+});
+
+test("what is saved is what is seen, without the bars, no coarser than screen or picture", () => {
+  const small = { width: 200, height: 200 };
+  const whole = seenOf(PICTURE, small, MIDDLE, 2);
+  // At its own pixels: the pane shows it at half its size, which even two pixels each do not exceed.
+  assert.deepEqual([whole.width, whole.height, whole.ratio], [400, 200, 2]);
+  close(toPane(whole.at, [0, 0]), [0, 0]);
+  close(toPane(whole.at, [400, 200]), [400, 200]);
+  for (const pose of POSES) {
+    const { width, height } = posedSize(PICTURE, pose), seen = seenOf(PICTURE, small, { ...MIDDLE, ...pose }, 1);
+    assert.deepEqual([seen.width, seen.height], [width, height]);
+    const corners = [toPane(seen.at, [0, 0]), toPane(seen.at, [400, 200])];
+    close([0, 1].map((k) => Math.min(corners[0][k], corners[1][k])), [0, 0]);
+  }
+  // On a screen finer than the picture: the screen's pixels.
+  assert.deepEqual(seenOf(PICTURE, { width: 800, height: 800 }, MIDDLE, 2).width, 1600);
+  // Zoomed in, the part that is seen.
+  const zoomed = seenOf(PICTURE, small, { zoom: 4, x: 50, y: 0 }, 1);
+  assert.deepEqual([zoomed.width, zoomed.height, zoomed.ratio], [200, 200, 1]);
+  close(toPicture(zoomed.at, [100, 100]), [250, 100]);
+  assert.equal(Math.max(...["width", "height"].map((side) => seenOf({ width: 9000, height: 300 }, small, MIDDLE, 1, 4096)[side])), 4096);
 });
