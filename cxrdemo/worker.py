@@ -5,6 +5,7 @@ team of its own, and once the teams together outnumber the cores it lets none of
 two layers. On two cores an analysis asked for by a second thread took a third longer.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Final, TypeVar
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-_pool: Final = ThreadPoolExecutor(1, thread_name_prefix="networks")
+_pool = ThreadPoolExecutor(1, thread_name_prefix="networks")
 _here: Final = threading.local()
 """Has `computes` in a thread whose work is the worker's."""
 
@@ -62,6 +63,15 @@ def side_by_side(
             return list(pool.map(work, items))
 
     return in_worker(share)
+
+
+def _begin_fork() -> None:
+    """Gives a forked process a worker of its own: threads do not come along."""
+    global _pool
+    _pool = ThreadPoolExecutor(1, thread_name_prefix="networks")
+
+
+os.register_at_fork(after_in_child=_begin_fork)
 
 
 def _as_worker(work: Callable[[], Made]) -> Made:

@@ -1,3 +1,5 @@
+import multiprocessing
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,3 +48,12 @@ def test_a_thread_that_helped_does_not_stay_a_worker() -> None:
             lambda: (threading.get_ident(), in_worker(threading.get_ident))
         ).result()
     assert here != there
+
+
+# From Python 3.12 on a fork beside threads gives a warning: that is what is tried here.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_has_a_worker_of_its_own() -> None:
+    here = in_worker(os.getpid)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        there = pool.apply_async(in_worker, (os.getpid,)).get(timeout=60)
+    assert there != here
