@@ -2,7 +2,7 @@
 # make test   all tests
 # make load   many visitors at once, each answer compared with a lonely visitor's
 # make bench  speed against references: a table, and benchmarks/results/*.json
-# make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md
+# make space TO=../space   what a Hugging Face Space is pushed, see docs/hosting.md; HARDWARE=zerogpu
 # make kill   kills training N times at random and compares what it ends with
 # make fuzz   reads N files broken by chance, and prints what came of them
 # make lock   requirements.lock anew from requirements.txt, by uv
@@ -26,7 +26,7 @@ bench: $(VENV)/benchmarks
 	$(BIN)/python -m benchmarks $(ROWS)
 
 space: $(VENV)/runtime
-	$(BIN)/python -m cxrdemo space --to $(TO)
+	$(BIN)/python -m cxrdemo space --to $(TO) --hardware $(or $(HARDWARE),cpu)
 
 # Such as: make kill N=50
 N ?= 50

@@ -115,7 +115,7 @@ def prompts(setting: Setting) -> list[Row]:
     )
     big = LungSegmenter(spec, build_vit_b(), precision=setting.precision)
     placement = Placement.stretch(radiograph.hw, (1024, 1024))
-    embedding = Embedding(torch.randn(1, 256, 64, 64), placement)
+    embedding = Embedding(torch.randn(1, 256, 64, 64).numpy(), placement)
     parts: dict[str, Callable[[], object]] = {
         f"bundled, {name}": partial(p.correct, found[name], click=click)
         for name, p in pipelines.items()

@@ -80,8 +80,8 @@ class FindingClassifier:
         self.mode: MaskingMode = spec.masking
         self.labels = tuple(label.key for label in spec.by_finding)
         self._outputs = [spec.labels.index(label) for label in spec.by_finding]
-        self._device = torch.device(device)
-        self.network = network.eval().requires_grad_(False).to(self._device)
+        self.network = network.eval().requires_grad_(False)
+        self.move_to(device)
         self.precision: Precision = precision
         if precision == "bf16" and later is None:
             hold_in(precision, later_layers(self.network))
@@ -95,6 +95,11 @@ class FindingClassifier:
                     f"only one cell for an input of {spec.inputs.hw[0]} x {spec.inputs.hw[1]} px. "
                     "Give the spec a larger input, or the pooling 'all'."
                 )
+
+    def move_to(self, device: torch.device | str) -> None:
+        """Brings the network to a device, in place."""
+        self._device = torch.device(device)
+        self.network.to(self._device)
 
     @torch.inference_mode()
     def classify(

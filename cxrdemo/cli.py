@@ -13,7 +13,7 @@ from cxrdemo.commands.speaking import complain
 from cxrdemo.commands.writing import PRODUCTS
 from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.results import GRAD_CAM, MAX_MARGIN, METHODS, MaskingMode
-from cxrdemo.settings import ENGINES, PRECISIONS, Settings
+from cxrdemo.settings import ENGINES, HARDWARE, PRECISIONS, Settings
 
 OK: Final = 0
 WRONG_USAGE: Final = 2
@@ -86,6 +86,12 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
     space = commands.add_parser("space", help="assemble what a Hugging Face Space is pushed")
     _add_checkpoints(space)
     space.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to assemble")
+    space.add_argument(
+        "--hardware",
+        choices=HARDWARE,
+        default="cpu",
+        help="of the Space (default: %(default)s)",
+    )
     space.add_argument(
         "--index",
         metavar="URL",

@@ -179,6 +179,16 @@ class Pipeline:
             else 1,
         )
 
+    def move_to(self, device: torch.device | str) -> None:
+        """Brings every network to a device, in place, for a process that is given its GPU late.
+
+        Args:
+            device: Where to run; engine "openvino" stays on the CPU.
+        """
+        for part in (self._segmenter, self._coarse, *self._classifiers.values()):
+            if part is not None:
+                part.move_to(device)
+
     @property
     def segmenter_spec(self) -> CheckpointSpec | None:
         """Of the segmenter, or None."""

@@ -4,6 +4,7 @@ It holds no patient data: `Source` records how the pixels were obtained and a sh
 technical tags, nothing else.
 """
 
+import copyreg
 import math
 import re
 from collections.abc import Mapping
@@ -21,6 +22,14 @@ Turn = Literal[0, 90, 180, 270]
 
 MIN_READABLE_PX: Final = 64
 """Below this no lung is resolved; the reader refuses, with a message."""
+
+
+def _read_only(values: dict[str, str]) -> MappingProxyType[str, str]:
+    return MappingProxyType(values)
+
+
+# A radiograph is a value, and may be asked about in another process; Python pickles no such view.
+copyreg.pickle(MappingProxyType, lambda view: (_read_only, (dict(view),)))
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,12 @@ class Embedding:
     """What the image encoder made of one radiograph: enough to answer any prompt.
 
     Attributes:
-        features: (1, 256, h, w) on the segmenter's device, in the precision of its encoder.
+        features: float32 (1, 256, h, w). Numpy's and not the device's, so that an image that is
+            kept holds no memory of a GPU, and may be sent to another process.
         placement: Where the radiograph lies in the canvas.
     """
 
-    features: Tensor
+    features: NDArray[np.float32]
     placement: Placement
 
 
@@ -85,8 +86,8 @@ class LungSegmenter:
             answer: What runs the mask decoder for one prompt, likewise.
         """
         self.spec = spec
-        self._device = torch.device(device)
-        self._network = network.eval().requires_grad_(False).to(self._device)
+        self._network = network.eval().requires_grad_(False)
+        self.move_to(device)
         self.precision: Precision = precision
         if precision == "bf16":
             if answer is None:
@@ -96,6 +97,11 @@ class LungSegmenter:
                 hold_in(precision, self._network.image_encoder.modules())
         self._encode = encode or self._network.image_encoder
         self._answer = answer or self._network.answer
+
+    def move_to(self, device: torch.device | str) -> None:
+        """Brings the network to a device, in place."""
+        self._device = torch.device(device)
+        self._network.to(self._device)
 
     @torch.inference_mode()
     def embed(self, radiograph: Radiograph) -> Embedding:
@@ -109,7 +115,8 @@ class LungSegmenter:
         placed = [place(radiograph.pixels, inputs) for radiograph in radiographs]
         canvases = np.stack([normalise(canvas, inputs) for canvas, _ in placed])
         with computing_in(self.precision, self._device):
-            features = self._encode(torch.from_numpy(canvases).to(self._device))
+            encoded = self._encode(torch.from_numpy(canvases).to(self._device))
+        features = encoded.float().cpu().numpy()
         return [Embedding(features[i : i + 1], p) for i, (_, p) in enumerate(placed)]
 
     @torch.inference_mode()
@@ -214,8 +221,9 @@ class LungSegmenter:
         points: tuple[Tensor, Tensor] | None = None,
         masks: Tensor | None = None,
     ) -> tuple[NDArray[np.float32], float]:
+        features = torch.from_numpy(embedding.features).to(self._device)
         logits, iou = self._network.decode(
-            embedding.features, boxes=boxes, points=points, masks=masks, answer=self._answer
+            features, boxes=boxes, points=points, masks=masks, answer=self._answer
         )
         return logits[0, 0].float().cpu().numpy(), float(iou[0, 0])
 

@@ -14,6 +14,12 @@ from cxrdemo.errors import SettingError
 ENGINES: Final = ("torch", "openvino")
 PRECISIONS: Final = ("auto", "fp32", "bf16")
 
+ZEROGPU: Final = "zerogpu"
+"""The device of a Space that shares GPUs with others, see `ui.zerogpu`."""
+
+HARDWARE: Final = ("cpu", ZEROGPU)
+"""What a Space can be assembled for."""
+
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 """Of a source checkout; an installed package has no such neighbours."""
 
@@ -31,7 +37,8 @@ class Settings:
     Attributes:
         checkpoints: CXRDEMO_CHECKPOINTS: folder with `manifest.json`, or hf://OWNER/NAME@REVISION.
             Empty: the repository's own.
-        device: CXRDEMO_DEVICE: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: CXRDEMO_DEVICE: "cpu", "cuda", or "auto" for a GPU where there is one; for
+            the server also `ZEROGPU`.
         engine: CXRDEMO_ENGINE: one of `ENGINES`.
         precision: CXRDEMO_PRECISION: one of `PRECISIONS`.
         medsam: CXRDEMO_MEDSAM: stock MedSAM weights for the lung mask, or None.

@@ -1,3 +1,6 @@
+import pickle
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
@@ -35,6 +38,15 @@ def test_pixels_are_read_only_and_the_callers_array_stays_writeable() -> None:
         radiograph.pixels[0, 0] = 1.0
     mine[0, 0] = 0.25
     assert radiograph.hw == (80, 70)
+
+
+def test_a_radiograph_can_be_sent_to_another_process() -> None:
+    source = Source("DICOM", 12, tags=MappingProxyType({"View": "PA"}), window=(0.0, 4095.0))
+    sent = pickle.loads(pickle.dumps(Radiograph(GOOD, (0.2, 0.2), "PA", source)))
+    np.testing.assert_array_equal(sent.pixels, GOOD)
+    assert (sent.spacing_mm, sent.view, sent.source) == ((0.2, 0.2), "PA", source)
+    with pytest.raises(TypeError):
+        sent.source.tags["View"] = "AP"
 
 
 MARKED = np.zeros((100, 80), np.float32)

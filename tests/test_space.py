@@ -6,14 +6,19 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import SpaceHardware
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
-from cxrdemo import cli
+from cxrdemo import cli, settings
+from cxrdemo.commands import space as space_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,6 +114,49 @@ def test_weights_of_a_model_repository_are_preloaded(
     app = (folder / "app.py").read_text(encoding="utf-8")
     assert f'os.environ.setdefault("CXRDEMO_CHECKPOINTS", {location!r})' in app
     compile(app, "app.py", "exec")
+
+
+def test_a_zerogpu_space_has_versions_that_zerogpu_has(
+    tmp_path: Path, no_checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "space"
+    args = ["space", "--to", str(folder), "--checkpoints", str(no_checkpoints)]
+    args += ["--hardware", "zerogpu"]
+    assert cli.main([*args, "--index", "https://example.org/cpu"]) == 2
+    assert "a GPU needs the plain ones" in capsys.readouterr().err
+    assert not folder.exists()
+    assert cli.main(args) == 0
+    matter = front_matter(folder)
+    assert matter["suggested_hardware"] == SpaceHardware.ZERO_A10G
+    assert matter["python_version"] in ("3.10.13", "3.12.12")
+    wanted = [Requirement(line) for line in requirements(folder)]
+    pins = {each.name: str(each.specifier).removeprefix("==") for each in wanted}
+    assert pins["torch"] in ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
+    assert "spaces" in pins
+    # As for any other Space, and within what the package says that it works with.
+    plain = {Requirement(line).name: Requirement(line) for line in requirements(ROOT)}
+    assert pins.keys() == {*plain, "spaces"}
+    assert {name for name in plain if pins[name] not in plain[name].specifier} == {
+        "torch", "torchvision",
+    }  # fmt: skip
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for each in map(Requirement, project["dependencies"]):
+        assert pins[each.name] in each.specifier, each
+    assert matter["python_version"] in SpecifierSet(project["requires-python"])
+    app = (folder / "app.py").read_text(encoding="utf-8")
+    assert "os.environ.setdefault(\"CXRDEMO_DEVICE\", 'zerogpu')" in app
+    compile(app, "app.py", "exec")
+
+
+def test_what_a_space_can_be_assembled_for_is_told_by_the_command_line() -> None:
+    assert tuple(space_command.HARDWARE) == settings.HARDWARE
+    flavours = {hardware.flavour for hardware in space_command.HARDWARE.values()}
+    assert flavours <= {flavour.value for flavour in SpaceHardware}
+
+
+def requirements(folder: Path) -> list[str]:
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def free_port() -> int:

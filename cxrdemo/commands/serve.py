@@ -5,7 +5,7 @@ import os
 
 from cxrdemo.errors import SettingError
 from cxrdemo.hub import checkpoint_folder
-from cxrdemo.settings import Settings
+from cxrdemo.settings import ZEROGPU, Settings
 from cxrdemo.ui.serve import serve
 
 HIGHEST_PORT = 65535
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _device(asked: str) -> str:
-    if asked == "cpu":
+    if asked in ("cpu", ZEROGPU):
         return asked  # known without PyTorch, which takes longer to load than the page
     from cxrdemo.devices import resolve
 

@@ -5,7 +5,10 @@ or fetched from a model repository, are put together here, so that nothing depen
 """
 
 import argparse
+import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +19,7 @@ from cxrdemo.checkpoints import MANIFEST_NAME, CheckpointStore
 from cxrdemo.commands.speaking import say
 from cxrdemo.errors import SettingError
 from cxrdemo.hub import checkpoint_folder
-from cxrdemo.settings import REPOSITORY
+from cxrdemo.settings import REPOSITORY, ZEROGPU
 
 HUB: Final = "hf://"
 
@@ -29,7 +32,6 @@ FRONT_MATTER: Final = {
     "colorFrom": "gray",
     "colorTo": "indigo",
     "sdk": "gradio",
-    "python_version": "3.11",
     "app_file": "app.py",
     # The code is Apache-2.0; the weights that run in the Space have terms of their own.
     "license": "other",
@@ -38,9 +40,41 @@ FRONT_MATTER: Final = {
     "short_description": "Lung masking, findings and Grad-CAM side by side",
     "thumbnail": "docs/viewer.png",
     "tags": ["chest-x-ray", "medical-imaging", "segmentation", "grad-cam", "explainability"],
-    "suggested_hardware": "cpu-basic",
     "pinned": False,
 }
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a Space's hardware asks for.
+
+    Attributes:
+        flavour: The Hub's name for it.
+        python: The version to build with.
+        pins: Versions in place of those of `requirements.txt`, by package.
+        packages: Requirements on top.
+        variables: Of the environment, unless the Space's own settings name others.
+    """
+
+    flavour: str
+    python: str
+    pins: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+HARDWARE: Final = {
+    "cpu": Hardware("cpu-basic", "3.11"),
+    # The newest Python and PyTorch in the list that the Hub's page on ZeroGPU has.
+    ZEROGPU: Hardware(
+        "zero-a10g",
+        "3.12.12",
+        pins={"torch": "2.11.0", "torchvision": "0.26.0"},
+        packages=("spaces",),
+        variables={"CXRDEMO_DEVICE": ZEROGPU},
+    ),
+}
+"""By the names that --hardware takes, see `settings.HARDWARE`."""
 
 _PARTS: Final = ("cxrdemo", "app.py", "LICENSE", "CITATION.cff", "docs/viewer.png")
 _WRITTEN: Final = ("README.md", "requirements.txt", ".gitattributes")
@@ -55,17 +89,21 @@ def run(args: argparse.Namespace) -> int:
     """
     target: Path = args.to
     _check(target)
-    location = str(args.checkpoints)
-    readme = _readme(location)  # raises if there are no such weights, before anything is written
+    location, hardware = str(args.checkpoints), HARDWARE[args.hardware]
+    requirements = _requirements(hardware, args.index)
+    # Raises if there are no such weights, before anything is written.
+    readme = _readme(location, hardware)
     target.mkdir(parents=True, exist_ok=True)
     for part in _PARTS:
         _copy(REPOSITORY / part, target / part)
+    variables = dict(hardware.variables)
     if location.startswith(HUB):
-        _fetch_weights_at_start(target / "app.py", location)
+        variables["CXRDEMO_CHECKPOINTS"] = location
     else:
         _copy_checkpoints(CheckpointStore.open(Path(location)), target / "checkpoints")
+    _set_at_start(target / "app.py", variables)
     (target / "README.md").write_text(readme, encoding="utf-8")
-    (target / "requirements.txt").write_text(_requirements(args.index), encoding="utf-8")
+    (target / "requirements.txt").write_text(requirements, encoding="utf-8")
     large = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LARGE_FILES)
     (target / ".gitattributes").write_text(large, encoding="utf-8")
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
@@ -112,16 +150,24 @@ def _copy_checkpoints(store: CheckpointStore, target: Path) -> None:
             shutil.copy(card, target)
 
 
-def _fetch_weights_at_start(app: Path, location: str) -> None:
-    """Has the Space use a model repository unless its own variable names another."""
+def _set_at_start(app: Path, variables: Mapping[str, str]) -> None:
+    """Has the Space start with variables, unless its own settings say otherwise."""
+    if not variables:
+        return
     start = 'if __name__ == "__main__":'
-    setting = f'os.environ.setdefault("CXRDEMO_CHECKPOINTS", {location!r})\n\n'
+    lines = [f'os.environ.setdefault("{name}", {value!r})\n' for name, value in variables.items()]
+    setting = "".join(lines) + "\n"
     text = app.read_text(encoding="utf-8").replace("import sys\n", "import os\nimport sys\n", 1)
     app.write_text(text.replace(start, setting + start, 1), encoding="utf-8")
 
 
-def _readme(location: str) -> str:
-    matter = {**FRONT_MATTER, "sdk_version": _pins()["gradio"]}
+def _readme(location: str, hardware: Hardware) -> str:
+    matter: dict[str, object] = {
+        **FRONT_MATTER,
+        "sdk_version": _pins()["gradio"],
+        "python_version": hardware.python,
+        "suggested_hardware": hardware.flavour,
+    }
     if location.startswith(HUB):
         repository, _, revision = location.removeprefix(HUB).partition("@")
         matter["models"] = [repository]
@@ -134,10 +180,15 @@ def _readme(location: str) -> str:
     return f"---\n{head}---\n\nAssembled from version {__version__}.\n{body}"
 
 
-def _requirements(index: str | None) -> str:
-    """The pinned list, with a further package index for PyTorch's CPU wheels where one is named."""
-    pinned = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
-    return f"--extra-index-url {index}\n{pinned}" if index else pinned
+def _requirements(hardware: Hardware, index: str | None) -> str:
+    """The pinned list as the hardware asks for it, with a further package index if one is named."""
+    if index and hardware.pins:
+        raise SettingError("--index is for PyTorch's CPU wheels; a GPU needs the plain ones.")
+    text = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    for name, version in hardware.pins.items():
+        text = re.sub(rf"(?m)^{name}==.*$", f"{name}=={version}", text)
+    text += "".join(f"{package}\n" for package in hardware.packages)
+    return f"--extra-index-url {index}\n{text}" if index else text
 
 
 def _pins() -> dict[str, str]:

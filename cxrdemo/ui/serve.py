@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.errors import SettingError
+from cxrdemo.settings import ZEROGPU
 
 if TYPE_CHECKING:
     from cxrdemo.devices import AskedPrecision
@@ -50,7 +52,7 @@ def serve(
         checkpoints: Folder with `manifest.json`; an empty one gives a page that says what is
             missing.
         medsam: Stock MedSAM weights, see `Pipeline.from_checkpoints`.
-        device: Where the networks run.
+        device: Where the networks run; `ZEROGPU` on a Space of that hardware.
         precision: What the networks compute in, see `Pipeline.from_checkpoints`.
         engine: What computes, see `Pipeline.from_checkpoints`.
         host: Address to listen on; None takes `default_host`.
@@ -60,18 +62,21 @@ def serve(
 
     Raises:
         CheckpointError: If a checkpoint is missing, altered or does not fit.
+        SettingError: If this is no Space with ZeroGPU, and the device says so.
         OSError: If the port is taken.
     """
     # Read by gradio while it is imported, hence before the import below: nothing may leave the
     # machine on which radiographs are read.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-    def make() -> Pipeline:
-        # PyTorch takes longer to import than the page to be drawn.
-        from cxrdemo.pipeline import Pipeline
+    rents = device == ZEROGPU
+    if rents and engine != "torch":
+        raise SettingError(f"The engine {engine} computes on the CPU; on {ZEROGPU} leave it out.")
 
-        return Pipeline.from_checkpoints(
-            checkpoints, medsam=medsam, device=device, precision=precision, engine=engine
+    def make() -> Pipeline:
+        kind, where = (_rented_pipeline(), "cpu") if rents else (_pipeline(), device)
+        return kind.from_checkpoints(
+            checkpoints, medsam=medsam, device=where, precision=precision, engine=engine
         )
 
     with ending_on_signals(), folder_of_its_own():
@@ -79,8 +84,9 @@ def serve(
         from cxrdemo.ui.page import build_ui, launch_options
 
         models = Models.listed(CheckpointStore.open(checkpoints))
-        # What the page says about weights from outside the manifest is known once they are loaded.
-        if medsam is not None:
+        # What the page says about weights from outside the manifest is known once they are loaded;
+        # and a Space that rents its GPU has to say so before it launches.
+        if medsam is not None or rents:
             models.load(make)
         page, visits = build_ui(models)
         try:
@@ -96,6 +102,32 @@ def serve(
         finally:
             visits.end_all()
             page.close()
+
+
+def _pipeline() -> type[Pipeline]:
+    # PyTorch takes longer to import than the page to be drawn.
+    from cxrdemo.pipeline import Pipeline
+
+    return Pipeline
+
+
+def _rented_pipeline() -> type[Pipeline]:
+    """Of a ZeroGPU Space.
+
+    Raises:
+        SettingError: If this is none.
+    """
+    from cxrdemo.devices import resolve
+
+    try:
+        from cxrdemo.ui.zerogpu import RentedPipeline
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f"The device {ZEROGPU} is a ZeroGPU Space's, which has the package `spaces`; it is not "
+            "installed here. `cxrdemo space --hardware zerogpu` assembles such a Space."
+        ) from error
+    resolve(RentedPipeline.device)
+    return RentedPipeline
 
 
 def default_host() -> str:
