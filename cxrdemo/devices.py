@@ -56,6 +56,11 @@ def resolve(asked: str) -> torch.device:
     return torch.device(asked)
 
 
+def compute_on(*, cores: int) -> None:
+    """Has this process compute on so many cores, where it shares them with others."""
+    torch.set_num_threads(cores)
+
+
 def has_bf16(device: torch.device | str) -> bool:
     """Whether a device multiplies bf16 numbers in hardware."""
     device = torch.device(device)

@@ -511,3 +511,34 @@ def test_a_terminal_gets_a_bar_with_counts(
     told = capsys.readouterr()
     assert "1/1" in told.err
     assert told.out == ""
+
+
+def test_a_cluster_loads_what_this_machine_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another folder, on one core each, hence by absolute paths; otherwise alike."""
+    loaded: list[tuple] = []
+
+    def from_checkpoints(folder: Path, **options: object) -> Pipeline:
+        loaded.append((folder, options))
+        return fake_pipeline()
+
+    def share_out(address: str, make: Callable, job: one_file.Job, places: list, **_: object):
+        assert (address, job.out) == ("there:6379", tmp_path / "far")
+        return [one_file.do_file(make(), place, job) for place in places]
+
+    taken: list[int] = []
+    monkeypatch.setattr(Pipeline, "from_checkpoints", from_checkpoints)
+    monkeypatch.setattr("cxrdemo.commands.cluster.share_out", share_out)
+    monkeypatch.setattr("cxrdemo.devices.compute_on", lambda *, cores: taken.append(cores))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    flags = (draw(tmp_path / "first.png"), "--checkpoints", "weights", "--medsam", "vit.pth")
+    flags = (*flags, "--engine", "openvino", "--precision", "bf16", "--write", "json")
+    assert analyse(*flags, "--out", "near") == 0
+    assert taken == []
+    assert analyse(*flags, "--out", "far", "--ray", "there:6379") == 0
+    assert taken == [1]
+    assert loaded[0] == loaded[1]
+    assert loaded[0][0].is_absolute()
+    assert loaded[0][1]["medsam"].is_absolute()

@@ -59,12 +59,12 @@ ROOMS_OF = {
         "classifier",
         "assembly",
         "pipeline",
-        "commands",
     },
     "pydicom": {"files", "examples", "dicom_export"},
     "highdicom": {"dicom_export"},
     "openvino": {"engines"},
     "gradio": {"ui"},
+    "spaces": {"ui"},
     "matplotlib": {"rendering"},
 }
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cxrdemo import __version__
 from cxrdemo.checkpoints import CheckpointStore
@@ -32,6 +32,9 @@ from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.export import json_bytes, rows_of_record, write_csv
 from cxrdemo.hub import checkpoint_folder
 from cxrdemo.results import ALL_MASKINGS, MaskingMode
+
+if TYPE_CHECKING:
+    from cxrdemo.pipeline import Pipeline
 
 DONE: Final = 0
 FAILED: Final = 3
@@ -193,17 +196,7 @@ def _here(
     stop: _Stop,
 ) -> Sequence[Outcome]:
     """Does the files on this machine, as many side by side as its cores allow."""
-    # Imported here, so that a run in which all is there already needs no PyTorch.
-    from cxrdemo.devices import resolve
-    from cxrdemo.pipeline import Pipeline
-
-    pipeline = Pipeline.from_checkpoints(
-        folder,
-        medsam=args.medsam,
-        device=resolve(args.device),
-        precision=args.precision,
-        engine=args.engine,
-    )
+    pipeline = _loader(args, folder)()
 
     def work(place: Place) -> Outcome:
         if stop.is_set():
@@ -224,15 +217,9 @@ def _on_a_cluster(
     """Shares the files out to the workers of a Ray cluster."""
     from cxrdemo.commands.cluster import share_out
 
-    options = {
-        "medsam": args.medsam and args.medsam.resolve(),
-        "device": args.device,
-        "precision": args.precision,
-        "engine": args.engine,
-    }
     return share_out(
         args.ray,
-        partial(_analyser, folder.resolve(), options),
+        partial(_analyse_in_worker, _loader(args, folder)),
         replace(job, out=job.out.resolve()),
         places,
         uses_gpu=args.device.startswith("cuda"),
@@ -241,16 +228,32 @@ def _on_a_cluster(
     )
 
 
-def _analyser(folder: Path, options: Mapping[str, Any]) -> Analyse:
-    """Loads the weights in a worker, which computes on one core or one GPU."""
-    import torch
+def _loader(args: argparse.Namespace, folder: Path) -> "Callable[[], Pipeline]":
+    """What loads the weights as the flags say, in this process or in a worker elsewhere."""
+    return partial(
+        _load,
+        folder.resolve(),
+        device=args.device,
+        medsam=args.medsam and args.medsam.resolve(),
+        precision=args.precision,
+        engine=args.engine,
+    )
 
+
+def _load(folder: Path, *, device: str, **options: Any) -> "Pipeline":
+    # Imported here, so that a run in which all is there already needs no PyTorch.
     from cxrdemo.devices import resolve
     from cxrdemo.pipeline import Pipeline
 
-    torch.set_num_threads(1)
-    device = resolve(options["device"])
-    return Pipeline.from_checkpoints(folder, **{**options, "device": device}).analyse
+    return Pipeline.from_checkpoints(folder, device=resolve(device), **options)
+
+
+def _analyse_in_worker(load: "Callable[[], Pipeline]") -> Analyse:
+    """Loads the weights in a worker, which computes on one core or one GPU."""
+    from cxrdemo.devices import compute_on
+
+    compute_on(cores=1)
+    return load().analyse
 
 
 def _tell(outcome: Outcome, progress: Progress) -> None:
