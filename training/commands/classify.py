@@ -143,7 +143,11 @@ class ClassifyTask(L.LightningModule):
         self._found.append((batch["index"], rows))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the AUROC per finding and their mean."""
+        """Logs the AUROC per finding and their mean.
+
+        By hand, because torchmetrics' `MultilabelAUROC` gives 0 for a finding without positives,
+        which is not measured, and counts twice what several processes repeat to even their shares.
+        """
         indices, rows = (torch.cat(parts) for parts in zip(*self._found, strict=True))
         self._found.clear()
         scores, labels = gather_rows(self, indices, rows).cpu().numpy().swapaxes(0, 1)
