@@ -1,6 +1,6 @@
 """From a checkpoint folder to the parts of a pipeline: what builds networks and loads weights."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,10 @@ from cxrdemo.specs import CheckpointSpec
 SIDE_STEP_PX: Final = 32
 """The coarsest stride of a segmenter's encoder."""
 
+HOLDS: Final[frozenset[Precision]] = frozenset({"bf16"})
+"""Half precisions that were measured to leave a ResNet's and MedSAM's results alone, see
+docs/performance.md. fp16 was not, for want of a GPU that has it alone."""
+
 
 @dataclass(frozen=True)
 class Assembly:
@@ -33,8 +37,8 @@ class Assembly:
         device: Where they run.
         precision: What they compute in. "auto" takes bf16 where the device has it, for what it was
             measured not to change: a ResNet's stages after the first, and MedSAM's encoder and
-            decoder. "bf16" takes it for everything, the bundled segmenter too, whose masks then
-            change at the edge. "fp32" is what the published figures were measured in.
+            decoder. "bf16" and "fp16" are taken for everything, the bundled segmenter too, whose
+            masks then change at the edge. "fp32" is what the published figures were measured in.
         engine: What computes, of those that can.
         cache: Where converted networks are kept; None takes `engines.cache_folder()`.
     """
@@ -60,7 +64,7 @@ class Assembly:
             )
         network = architecture.build(side)
         load_strictly(network, self.store.load(spec), spec.name)
-        return self._as_segmenter(spec, network, bf16_holds=False)
+        return self._as_segmenter(spec, network, holds=())
 
     def medsam(self, path: Path) -> LungSegmenter:
         """Stock MedSAM weights from outside the manifest: they need the lungs' boxes.
@@ -83,7 +87,7 @@ class Assembly:
         )
         network = sam.build_vit_b()
         load_strictly(network, read_weights(path), spec.name)
-        return self._as_segmenter(spec, network, bf16_holds=True)
+        return self._as_segmenter(spec, network, holds=HOLDS)
 
     def classifier(self, spec: CheckpointSpec) -> FindingClassifier:
         """A listed classifier.
@@ -94,7 +98,8 @@ class Assembly:
         network = backbones.build_network(spec.architecture, len(spec.labels))
         load_strictly(network, self.store.load(spec), spec.name)
         network.to(memory_format=torch.channels_last)
-        precision = precision_for(self.precision, self.device, bf16_holds=has_first_stage(network))
+        holds = HOLDS if has_first_stage(network) else ()
+        precision = precision_for(self.precision, self.device, holds=holds)
         image, first = (1, 3, *spec.inputs.hw), None
         if has_first_stage(network):
             part = partial(first_stage, network)
@@ -108,9 +113,9 @@ class Assembly:
         )
 
     def _as_segmenter(
-        self, spec: CheckpointSpec, network: SamNetwork, *, bf16_holds: bool
+        self, spec: CheckpointSpec, network: SamNetwork, *, holds: Collection[Precision]
     ) -> LungSegmenter:
-        precision = precision_for(self.precision, self.device, bf16_holds=bf16_holds)
+        precision = precision_for(self.precision, self.device, holds=holds)
         network.to(memory_format=torch.channels_last)
         image = (1, 3, *spec.inputs.hw)
         encode = self._compiled(spec, network, network.image_encoder, "encoder", [image], precision)

@@ -82,12 +82,12 @@ def activations_of(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def has_first_stage(network: nn.Module) -> bool:
-    """Whether `first_stage` does anything: bf16 was measured on these networks, and holds."""
+    """Whether `first_stage` does anything: half precision was measured on these, and holds."""
     return isinstance(network, ResNet)
 
 
 def first_stage(network: nn.Module, images: Tensor) -> Tensor:
-    """What stays in fp32 when the rest computes in bf16: a ResNet's stem and first stage.
+    """What stays in fp32 when the rest computes in half: a ResNet's stem and first stage.
 
     bf16 has eight significant bits, fewer than an image needs; nearly all that it does to a
     ResNet's probabilities it does here (docs/performance.md).

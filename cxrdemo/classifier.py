@@ -83,7 +83,7 @@ class FindingClassifier:
         self.network = network.eval().requires_grad_(False)
         self.move_to(device)
         self.precision: Precision = precision
-        if precision == "bf16" and later is None:
+        if later is None:
             hold_in(precision, later_layers(self.network))
         self._first = first or partial(first_stage, self.network)
         self._later = later or partial(later_stages, self.network)

@@ -130,7 +130,7 @@ def _flags_of_models(settings: Settings) -> argparse.ArgumentParser:
         choices=PRECISIONS,
         default=settings.precision,
         help="what the networks compute in; auto takes bf16 where the hardware has it and the "
-        "results stay (default: %(default)s)",
+        "results stay, fp16 is for GPUs without bf16 (default: %(default)s)",
     )
     return models
 

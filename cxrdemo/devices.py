@@ -1,11 +1,11 @@
-"""What a device computes fastest in: bf16 where the hardware has it, fp32 everywhere else.
+"""What a device computes fastest in: bf16 or fp16 where the hardware has it, fp32 elsewhere.
 
 A processor without bf16 instructions runs it all the same, by converting to fp32 and back, and
 several times slower than fp32 itself. So the hardware is asked, and nothing is guessed.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal
 
 import torch
@@ -13,10 +13,11 @@ from torch import nn
 
 from cxrdemo.errors import SettingError
 
-Precision = Literal["fp32", "bf16"]
-AskedPrecision = Literal["auto", "fp32", "bf16"]
-TrainingPrecision = Literal["fp32", "bf16", "fp16"]
-AskedTrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+AskedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+
+HALF: Final[Mapping[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The half precisions, and PyTorch's numbers for them."""
 
 _CPU_FLAGS: Final = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 """bf16 arithmetic by name in `torch.cpu.get_capabilities`: x86, then Arm."""
@@ -72,43 +73,43 @@ def has_bf16(device: torch.device | str) -> bool:
     return False
 
 
+def fastest_precision(device: torch.device | str) -> Precision:
+    """What a device's hardware multiplies in: bf16, on a GPU that has it not fp16, or fp32."""
+    device = torch.device(device)
+    if has_bf16(device):
+        return "bf16"
+    if device.type == "cuda":
+        has_fp16 = torch.cuda.get_device_capability(device)[0] >= _FIRST_FP16_MAJOR
+        return "fp16" if has_fp16 else "fp32"
+    return "fp32"
+
+
 def precision_for(
-    asked: AskedPrecision, device: torch.device | str, *, bf16_holds: bool = True
+    asked: AskedPrecision,
+    device: torch.device | str,
+    *,
+    holds: Collection[Precision] = tuple(HALF),
 ) -> Precision:
     """What was asked for; "auto" asks for the fastest that holds: never slower than plain fp32.
 
     Args:
         asked: A precision, or "auto".
         device: Where the network computes.
-        bf16_holds: Whether the network's results were measured to stay in bf16.
+        holds: Half precisions that may be taken unasked: of inference those in which the network's
+            results were measured to stay, of training all, as its gradients are scaled.
     """
     if asked != "auto":
         return asked
-    return "bf16" if bf16_holds and has_bf16(device) else "fp32"
-
-
-def training_precision(
-    asked: AskedTrainingPrecision, device: torch.device | str
-) -> TrainingPrecision:
-    """The same for a training run, which may also take fp16, with scaled gradients.
-
-    "auto" takes it on a GPU that has matrix units for fp16 alone.
-    """
-    if asked == "fp16":
-        return asked
-    device, chosen = torch.device(device), precision_for(asked, device)
-    if asked == "auto" and chosen == "fp32" and device.type == "cuda":
-        has_fp16 = torch.cuda.get_device_capability(device)[0] >= _FIRST_FP16_MAJOR
-        return "fp16" if has_fp16 else "fp32"
-    return chosen
+    fastest = fastest_precision(device)
+    return fastest if fastest in holds else "fp32"
 
 
 def computing_in(
     precision: Precision, device: torch.device | str
 ) -> contextlib.AbstractContextManager[None]:
-    """A context in which a network computes in a precision: bf16 by autocast."""
-    enabled = precision == "bf16"
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
+    """A context in which a network computes in a precision, half precisions by autocast."""
+    dtype = HALF.get(precision)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
 def hold_in(precision: Precision, layers: Iterable[nn.Module]) -> None:
@@ -117,7 +118,7 @@ def hold_in(precision: Precision, layers: Iterable[nn.Module]) -> None:
     Autocast would convert them anew at every call. Other layers stay in fp32, as they do under
     autocast.
     """
-    if precision == "bf16":
+    if precision in HALF:
         for layer in layers:
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                layer.to(torch.bfloat16)
+                layer.to(HALF[precision])

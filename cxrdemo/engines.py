@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +32,8 @@ ANY_LENGTH: Final = -1
 
 _LIBRARIES: Final = ("openvino", "torch", "torchvision", "timm", "segment-anything")
 """Another version of any of them may give another graph."""
+
+_PRECISION_HINTS: Final[Mapping[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 _converting: Final = threading.Lock()
 """The tracer serves one thread."""
@@ -105,7 +107,7 @@ def compile_part(
         {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
             # OpenVINO 2026.4 takes what it compiled for one precision for another, and crashes.
             "CACHE_DIR": str(folder / precision),
         },

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrdemo.devices import Precision, computing_in, hold_in
+from cxrdemo.devices import HALF, Precision, computing_in, hold_in
 from cxrdemo.errors import PromptError
 from cxrdemo.inputs import normalise, place
 from cxrdemo.lungs import assess, split_sides
@@ -89,10 +89,10 @@ class LungSegmenter:
         self._network = network.eval().requires_grad_(False)
         self.move_to(device)
         self.precision: Precision = precision
-        if precision == "bf16":
+        if precision in HALF:
             if answer is None:
                 # The decoder whole: between its many small steps conversions would take over.
-                self._network.mask_decoder.to(torch.bfloat16)
+                self._network.mask_decoder.to(HALF[precision])
             if encode is None:
                 hold_in(precision, self._network.image_encoder.modules())
         self._encode = encode or self._network.image_encoder

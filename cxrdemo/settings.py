@@ -12,7 +12,7 @@ from typing import Final, Self
 from cxrdemo.errors import SettingError
 
 ENGINES: Final = ("torch", "openvino")
-PRECISIONS: Final = ("auto", "fp32", "bf16")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
 
 ZEROGPU: Final = "zerogpu"
 """The device of a Space that shares GPUs with others, see `ui.zerogpu`."""

@@ -6,12 +6,13 @@ from torch import nn
 
 from cxrdemo import devices
 from cxrdemo.devices import (
+    HALF,
+    Precision,
     computing_in,
     has_bf16,
     hold_in,
     precision_for,
     resolve,
-    training_precision,
 )
 from cxrdemo.errors import SettingError
 
@@ -33,27 +34,23 @@ def test_a_processor_computes_in_bf16_only_where_it_has_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(flags))
     assert has_bf16("cpu") is expected
     assert precision_for("auto", "cpu") == ("bf16" if expected else "fp32")
-    assert training_precision("auto", "cpu") == ("bf16" if expected else "fp32")
 
 
 @pytest.mark.parametrize(
-    ("capability", "expected", "training"),
-    [
-        ((6, 1), False, "fp32"),
-        ((7, 0), False, "fp16"),
-        ((7, 5), False, "fp16"),
-        ((8, 0), True, "bf16"),
-    ],
+    ("capability", "fastest"),
+    [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")],
 )
-def test_a_gpu_computes_in_bf16_from_ampere_on_and_trains_in_fp16_before(
-    capability: tuple[int, int], expected: bool, training: str, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_computes_in_bf16_from_ampere_on_and_in_fp16_before(
+    capability: tuple[int, int], fastest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert has_bf16(torch.device("cuda", 0)) is expected
-    assert precision_for("auto", "cuda:0") == ("bf16" if expected else "fp32")
-    assert training_precision("auto", "cuda:0") == training
-    assert training_precision("fp32", "cuda:0") == "fp32"
-    assert training_precision("fp16", "cuda:0") == "fp16"
+    assert has_bf16(torch.device("cuda", 0)) is (fastest == "bf16")
+    assert precision_for("auto", "cuda:0") == fastest
+    for holds in ((), ("bf16",), ("fp16",)):
+        expected = fastest if fastest in holds else "fp32"
+        assert precision_for("auto", "cuda:0", holds=holds) == expected
+        assert precision_for("fp32", "cuda:0", holds=holds) == "fp32"
+        assert precision_for("fp16", "cuda:0", holds=holds) == "fp16"
 
 
 def test_a_device_is_taken_by_name_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,30 +68,33 @@ def test_a_device_is_taken_by_name_or_chosen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_any_other_device_computes_in_fp32() -> None:
-    assert precision_for("auto", "mps") == training_precision("auto", "mps") == "fp32"
+    assert precision_for("auto", "mps") == "fp32"
 
 
 def test_a_precision_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precision_for("bf16", "mps") == "bf16"
     monkeypatch.setattr(devices, "has_bf16", lambda _: True)
     assert precision_for("auto", "cpu") == "bf16"
-    assert precision_for("auto", "cpu", bf16_holds=False) == "fp32"
-    assert precision_for("bf16", "cpu", bf16_holds=False) == "bf16"
+    assert precision_for("auto", "cpu", holds=()) == "fp32"
+    assert precision_for("bf16", "cpu", holds=()) == "bf16"
     assert precision_for("fp32", "cpu") == "fp32"
 
 
-def test_weights_of_convolutions_and_linear_layers_are_kept_in_bf16() -> None:
+@pytest.mark.parametrize(("precision", "dtype"), HALF.items())
+def test_weights_of_convolutions_and_linear_layers_are_kept_in_half(
+    precision: Precision, dtype: torch.dtype
+) -> None:
     layers = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)
     ).eval()
     hold_in("fp32", layers)
     assert {p.dtype for p in layers.parameters()} == {torch.float32}
-    hold_in("bf16", layers)
+    hold_in(precision, layers)
     found = {name: p.dtype for name, p in layers.named_parameters()}
-    assert found["0.weight"] == found["3.bias"] == torch.bfloat16
+    assert found["0.weight"] == found["3.bias"] == dtype
     assert found["1.weight"] == torch.float32
-    with computing_in("bf16", "cpu"):
-        assert layers(torch.rand(1, 3, 3, 3)).dtype == torch.bfloat16
+    with computing_in(precision, "cpu"):
+        assert layers(torch.rand(1, 3, 3, 3)).dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def _rented(
     """A method of the pipeline, answered where the GPU is."""
 
     @functools.wraps(method)
-    def ask(pipeline: RentedPipeline, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+    def ask(pipeline: RentedPipeline, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
         answer: Answer = pipeline.ask(method.__name__, args, kwargs)
         return answer
 

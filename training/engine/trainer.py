@@ -37,10 +37,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cxrdemo.devices import (
-    AskedTrainingPrecision,
-    TrainingPrecision,
+    AskedPrecision,
+    Precision,
+    precision_for,
     resolve,
-    training_precision,
 )
 from training.engine.draws import UseSampler
 from training.engine.run_folder import RunFolder
@@ -50,7 +50,7 @@ from training.writing import replacing
 
 LightningPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]
 
-LIGHTNING_WORDS: Final[Mapping[TrainingPrecision, LightningPrecision]] = {
+LIGHTNING_WORDS: Final[Mapping[Precision, LightningPrecision]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
     "fp32": "32-true",
@@ -307,7 +307,7 @@ def precision_of(wanted: str, device: str) -> LightningPrecision:
     """
     if wanted == "fp16" and not device.startswith("cuda"):
         raise DataError(f"--precision fp16 is for GPUs, and this run is on {device}. Take auto.")
-    chosen = training_precision(cast(AskedTrainingPrecision, wanted), device)
+    chosen = precision_for(cast(AskedPrecision, wanted), device)
     word = LIGHTNING_WORDS[chosen]
     if wanted == "auto":
         reason = "has bf16" if chosen == "bf16" else "has no bf16"
