@@ -23,7 +23,8 @@ COPY --chown=viewer app.py LICENSE ./
 COPY --chown=viewer cxrdemo ./cxrdemo
 COPY --chown=viewer checkpoints ./checkpoints
 
-USER viewer
+# By number: a cluster that refuses root cannot tell who a name is.
+USER 1000
 ENV GRADIO_SERVER_NAME=0.0.0.0 \
     GRADIO_SERVER_PORT=7860 \
     PYTHONUNBUFFERED=1
