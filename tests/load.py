@@ -21,6 +21,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio_client import Client
+from patience import until
 from visitors import Visitor, free_port
 
 from cxrdemo.files import read_radiograph
@@ -282,11 +283,12 @@ def main() -> None:
     pipeline = Pipeline.from_checkpoints(args.checkpoints)
     with folder_of_its_own() as folder, served(pipeline, phantoms(6, 1024)) as site:
         report = put_under_load(site, clients=args.clients, seconds=60 * args.minutes)
-        for _ in range(100):  # heartbeats end a moment after their tab
-            report.left = [str(p) for p in folder.rglob("*") if p.is_file() and p.stat().st_size]
-            if not report.left:
-                break
-            time.sleep(0.1)
+
+        def left() -> list[str]:
+            return [str(p) for p in folder.rglob("*") if p.is_file() and p.stat().st_size]
+
+        until(lambda: not left())  # heartbeats end a moment after their tab
+        report.left = left()
     for line in report.words():
         print(line)
     if args.out:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import BlindSegmenter, fake_pipeline
+from patience import PATIENCE_SECONDS
 from test_export import validator
 
 from cxrdemo import cli
@@ -433,7 +434,7 @@ def test_a_terminal_that_cannot_be_written_to_undoes_nothing(tmp_path: Path, sin
         stderr=subprocess.PIPE,
         env={**os.environ, **PATHS, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C.UTF-8"},
         check=False,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
     )
     os.close(closed)
     os.close(full)
@@ -459,7 +460,7 @@ def test_ctrl_c_finishes_what_is_in_hand_and_the_next_run_goes_on(tmp_path: Path
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)  # as a shell's does, to the process and to its group
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors
     assert b"Traceback" not in errors
     assert b"goes on from here" in errors

@@ -18,6 +18,7 @@ import pytest
 from fakes import closing_event_loops, phantom_pipeline
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from patience import PATIENCE_SECONDS
 from visitors import free_port
 
 from cxrdemo.export import label_mask_png
@@ -68,10 +69,12 @@ def client(server: Server) -> Client:
 
 def called(server: Server, name: str, *data: Any) -> tuple[str, str]:
     """The event and the data of an answer to a plain call."""
-    asked = httpx.post(f"{server.api}/call/{name}", json={"data": list(data)}, timeout=60)
+    asked = httpx.post(
+        f"{server.api}/call/{name}", json={"data": list(data)}, timeout=PATIENCE_SECONDS
+    )
     asked.raise_for_status()
     with httpx.stream(
-        "GET", f"{server.api}/call/{name}/{asked.json()['event_id']}", timeout=60
+        "GET", f"{server.api}/call/{name}/{asked.json()['event_id']}", timeout=PATIENCE_SECONDS
     ) as stream:
         text = "".join(stream.iter_text())
     event, data_line = re.findall(r"event: (complete|error)\ndata: (.*)", text)[-1]
@@ -249,7 +252,7 @@ def test_the_shell_of_the_document_runs(server: Server, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     assert "event: complete" in run.stdout
@@ -280,7 +283,7 @@ def test_agents_find_the_same_tools(tmp_path: Path) -> None:
     async def ask(url: str) -> tuple[dict[str, Any], Any, Any]:
         address = f"{url}gradio_api/mcp/"
         async with (
-            streams.streamablehttp_client(address) as (read, write, _),
+            streams.streamable_http_client(address) as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()

@@ -1,7 +1,6 @@
 """The page as a whole, over HTTP, without a browser."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ import gradio as gr
 import httpx
 import pytest
 from fakes import closing_event_loops, findings_spec, phantom_pipeline
+from patience import until
 from visitors import Visitor, free_port
 
 from cxrdemo.examples import EXAMPLES
@@ -148,11 +148,7 @@ def test_nothing_of_a_visitor_is_left_once_the_tab_is_closed(site: Site) -> None
         list(visitor.fire(site.buttons["Read all"], "click"))
         assert site.visits.of(visitor.session).session is not None
         assert len(site.left_on_disk()) == 1
-    for _ in range(300):
-        if not site.left_on_disk():
-            break
-        time.sleep(0.1)
-    assert site.left_on_disk() == []
+    assert until(lambda: site.left_on_disk() == [])
     assert site.visits.of(visitor.session).session is None
 
 

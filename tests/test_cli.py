@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import fake_pipeline
+from patience import PATIENCE_SECONDS
 
 from cxrdemo import __version__, cli
 from cxrdemo.pipeline import Pipeline
@@ -117,7 +118,7 @@ def test_a_port_in_use_is_told_in_one_line() -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=PATIENCE_SECONDS,
         )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import BUNDLED
 from fakes import TinyEncoder, all_of, noise_radiograph, tiny_classifier
+from patience import PATIENCE_SECONDS
 
 from benchmarks.setting import PlainNetworks
 from cxrdemo import devices, engines
@@ -170,7 +171,7 @@ signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
 os.kill(os.getpid(), signal.SIGUSR1)
 """
     command = [sys.executable, "-X", "faulthandler", "-c", program]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
 
 

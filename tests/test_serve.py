@@ -1,18 +1,19 @@
 """Serving: from the command to the last file deleted."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import gradio as gr
 import httpx
 import pytest
 from fakes import LUNGS_SPEC, closing_event_loops
+from patience import PATIENCE_SECONDS, until
 from visitors import free_port
 
 from cxrdemo.errors import CheckpointError
@@ -110,7 +111,7 @@ def load(*_, **__):
     if slow:
         def hang(*a, **k):
             print("computing", flush=True)
-            in_worker(lambda: time.sleep(60))  # as a network does
+            in_worker(lambda: time.sleep(600))  # as a network does
         pipeline.analyse = hang
     return pipeline
 
@@ -148,14 +149,16 @@ def test_a_signal_ends_the_server_and_leaves_nothing_behind(
             wait_for(url)
             # An upload that nobody ever asks to be read.
             files = {"files": ("doe.dcm", b"patient")}
-            httpx.post(f"{url}/gradio_api/upload", files=files).raise_for_status()
+            httpx.post(
+                f"{url}/gradio_api/upload", files=files, timeout=PATIENCE_SECONDS
+            ).raise_for_status()
             assert [p for p in temporary.rglob("*") if p.name == "doe.dcm"]
             if slow:
                 open_an_example(url)
                 assert server.stdout is not None
                 assert any("computing" in line for line in server.stdout)
             server.send_signal(number)
-            code = server.wait(60)
+            code = server.wait(PATIENCE_SECONDS)
         finally:
             server.kill()
     assert code == (128 + number if slow else 0)
@@ -163,19 +166,17 @@ def test_a_signal_ends_the_server_and_leaves_nothing_behind(
 
 
 def wait_for(url: str) -> None:
-    for _ in range(1200):
-        try:
-            httpx.get(f"{url}/config").raise_for_status()
-        except httpx.HTTPError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the server did not start")
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/config", timeout=PATIENCE_SECONDS).is_success
+        return False
+
+    assert until(answers)
 
 
 def open_an_example(url: str) -> None:
     """Clicks on the first example, and does not wait for the answer."""
-    config = httpx.get(f"{url}/config").json()
+    config = httpx.get(f"{url}/config", timeout=PATIENCE_SECONDS).json()
     (button,) = (
         part["id"]
         for part in config["components"]
@@ -185,4 +186,5 @@ def open_an_example(url: str) -> None:
         event["id"] for event in config["dependencies"] if [button, "click"] in event["targets"]
     )
     body = {"data": [], "fn_index": function, "session_hash": "tab", "trigger_id": button}
-    httpx.post(f"{url}/gradio_api/queue/join", json=body).raise_for_status()
+    url = f"{url}/gradio_api/queue/join"
+    httpx.post(url, json=body, timeout=PATIENCE_SECONDS).raise_for_status()

@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from patience import PATIENCE_SECONDS
 
 from cxrdemo import cli, settings
 from cxrdemo.commands import space as space_command
@@ -188,15 +189,15 @@ def test_it_starts_bare_and_serves_under_a_sub_path_behind_a_proxy(space: Path) 
         while not page:
             assert process.poll() is None, process.stdout and process.stdout.read()
             try:
-                page = urllib.request.urlopen(request, timeout=60).read().decode()
+                page = urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).read().decode()
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.2)
         assert "Chest X-ray viewer" in page
         assert "https://films.example.org/viewer" in page
         with urllib.request.urlopen(
-            f"http://127.0.0.1:{port}/gradio_api/startup-events", timeout=60
+            f"http://127.0.0.1:{port}/gradio_api/startup-events", timeout=PATIENCE_SECONDS
         ) as health:
             assert health.status == 200
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_SECONDS)

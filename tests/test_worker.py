@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from cxrdemo.worker import in_worker, side_by_side
 
@@ -37,7 +38,7 @@ def test_work_side_by_side_counts_as_the_workers_own() -> None:
     asked = ThreadPoolExecutor(1).submit(
         side_by_side, work, [0, 10, 20], at_once=2, prepare=lambda: prepared.append(1)
     )
-    assert asked.result(timeout=30) == [3, 23, 43]
+    assert asked.result(timeout=PATIENCE_SECONDS) == [3, 23, 43]
     assert len(prepared) <= 2
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import gradio as gr
 import httpx
+from patience import PATIENCE_SECONDS
 
 
 class Visitor:
@@ -19,7 +20,7 @@ class Visitor:
     def __init__(self, url: str, page: gr.Blocks) -> None:
         self.session = secrets.token_hex(5)
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=f"{self._url}/gradio_api", timeout=120)
+        self._http = httpx.Client(base_url=f"{self._url}/gradio_api", timeout=PATIENCE_SECONDS)
         self._functions = {
             (target, event): fn for fn in page.fns.values() for target, event in fn.targets
         }
@@ -33,14 +34,14 @@ class Visitor:
 
     def __exit__(self, *_: object) -> None:
         self._gone.set()
-        self._alive.join(30)
+        self._alive.join(PATIENCE_SECONDS)
         self._http.close()
 
     def _beat(self) -> None:
         url = f"{self._url}/gradio_api/heartbeat/{self.session}"
         with contextlib.suppress(httpx.HTTPError), httpx.stream("GET", url, timeout=None) as beat:
             for _ in beat.iter_raw():
-                if self._gone.wait(60):
+                if self._gone.wait(PATIENCE_SECONDS):
                     return
 
     def upload(self, content: bytes, name: str = "export") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fakes import EllipseSegmenter, closing_event_loops, findings_spec, tiny_resnet
+from patience import PATIENCE_SECONDS
 from visitors import free_port
 
 from cxrdemo.classifier import FindingClassifier
@@ -49,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def site() -> Iterator[Site]:
-    sync_api.expect.set_options(timeout=40_000)
+    sync_api.expect.set_options(timeout=1000 * PATIENCE_SECONDS)
     pipeline = Pipeline(EllipseSegmenter(), {mode: _classifier(mode) for mode in MaskingMode})
     with ExitStack() as stack:
         stack.enter_context(closing_event_loops())

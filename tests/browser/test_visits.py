@@ -3,12 +3,12 @@
 import base64
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from patience import PATIENCE_SECONDS, until
 from playwright.sync_api import expect
 
 from browser.tabs import Site, Watched, choose, numbers, phantom_png, upload, words
@@ -46,7 +46,7 @@ class Brake:
 
         def wait_and_analyse(*args: Any, **options: Any) -> Analysis:
             self.reached.set()
-            assert self.go.wait(30)
+            assert self.go.wait(PATIENCE_SECONDS)
             return analyse(*args, **options)
 
         monkeypatch.setattr(site.pipeline, "analyse", wait_and_analyse)
@@ -67,7 +67,7 @@ def test_stop_stops_and_no_late_result_is_shown(
     tab = watched.open()
     choose(tab, phantom_png(1))
     expect(tab.locator(".cxv-none")).to_have_text("Reading the findings…")
-    assert brake.reached.wait(30)
+    assert brake.reached.wait(PATIENCE_SECONDS)
     tab.get_by_text("Stop", exact=True).first.click()
     expect(tab.locator("p.cxr-status").first).to_have_text("Stopped.")
     expect(tab.locator(".cxv-none")).to_have_text("Stopped.")
@@ -89,7 +89,7 @@ def test_a_second_image_takes_the_place_of_one_that_is_being_read(
     tab = watched.open()
     second = phantom_png(2)
     choose(tab, phantom_png(1))
-    assert brake.reached.wait(30)
+    assert brake.reached.wait(PATIENCE_SECONDS)
     choose(tab, second)
     # The file is read aside; its findings wait for those of the first image.
     status = tab.locator("p.cxr-status").first
@@ -159,9 +159,9 @@ def test_a_closed_tab_leaves_no_image_behind(
     # A tab of the test before may have had one in the queue still.
     assert any(image() is not None for image in images)
     tab.close()
-    for _ in range(300):  # what is being read ends between two stages
+
+    def are_gone() -> bool:
         gc.collect()
-        if all(image() is None for image in images):
-            break
-        time.sleep(0.1)
-    assert all(image() is None for image in images)
+        return all(image() is None for image in images)
+
+    assert until(are_gone)  # what is being read ends between two stages
