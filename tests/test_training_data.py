@@ -1,4 +1,6 @@
 import csv
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from rasters import chunk
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS
 from training.__main__ import COMMANDS, main
@@ -186,6 +189,7 @@ def test_an_index_that_went_through_a_spreadsheet_is_read(
         (lambda text: text.replace("a.png", "/etc/hosts"), "which is not inside images/"),
         (lambda text: text.replace("patient_id", "Mass", 1), r"columns \['Mass'\] twice"),
         (lambda text: "\x01\x02" + text, "is no CSV text"),
+        (lambda text: text.replace("a.png", "a" * 300 + ".png"), "which is not there"),
     ],
 )
 def test_a_damaged_index_is_refused_in_words(
@@ -278,6 +282,34 @@ def test_masks_of_every_kind_are_read(tmp_path: Path, picture: Image.Image) -> N
     np.testing.assert_array_equal(
         read_mask(tmp_path / "mask.png"), squares(np.array([255, 255])) > 0
     )
+
+
+def bomb(tmp_path: Path) -> None:
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    parts = (b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head), chunk(b"IDAT", b""), chunk(b"IEND", b""))
+    (tmp_path / "mask.png").write_bytes(b"".join(parts))
+
+
+def program(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nquit\n")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        bomb,
+        program,
+        lambda folder: os.mkfifo(folder / "mask.png"),
+        lambda folder: (folder / "mask.png").symlink_to("/dev/zero"),
+        lambda folder: (folder / "mask.png").write_bytes(b""),
+        lambda folder: None,
+    ],
+    ids=["bomb", "program", "pipe", "device", "empty", "missing"],
+)
+def test_what_is_no_mask_is_refused_in_words(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_mask(tmp_path / "mask.png")
 
 
 def test_faint_grey_is_no_lung(tmp_path: Path) -> None:

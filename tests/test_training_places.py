@@ -264,6 +264,15 @@ def test_a_bad_box_is_named_with_its_line(tmp_path: Path, row: str, words: str) 
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("side", ["-1024", "0", "inf", "nan", "long"])
+def test_a_senseless_length_of_the_original_is_refused(tmp_path: Path, side: str) -> None:
+    sign = "-" if side.startswith("-") else ""
+    row = f"a.png,Mass,{sign}10,{sign}10,{sign}100,{sign}100,{side}"
+    path = box_file(tmp_path, row, head="image,label,x,y,width,height,original_px")
+    with pytest.raises(DataError, match="line 2"):
+        read_boxes(path, [case("a.png", tmp_path)])
+
+
 def fake_ct() -> dict[str, torch.Tensor]:
     """A 3D ResNet-152's names and shapes; each block's kernels hold its own number."""
     flat = build_network("resnet50", 2).state_dict()

@@ -79,7 +79,14 @@ def _box(row: Mapping[str, str], label: str, where: str) -> Box:
         x, y, width, height = (float(row[key]) / side for key in COLUMNS[2:])
     except (ValueError, ZeroDivisionError):
         raise DataError(f"{where}: x, y, width and height must be numbers of pixels.") from None
-    if not (x >= 0 and y >= 0 and width > 0 and height > 0 and max(x + width, y + height) <= 1):
+    if not (
+        side > 0
+        and x >= 0
+        and y >= 0
+        and width > 0
+        and height > 0
+        and max(x + width, y + height) <= 1
+    ):
         raise DataError(
             f"{where}: the box does not lie in an image whose longest side is {side:g} px. "
             "Correct it, or name the original's longest side in a column original_px."

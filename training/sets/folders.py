@@ -1,5 +1,6 @@
 """Which files of a folder are meant."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,11 @@ def files_in(folder: Path, suffixes: Collection[str] = (), *, deep: bool = False
         )
         and path.is_file()
     ]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False, too, for a name that no file system takes."""
+    return os.path.isfile(path)  # noqa: PTH113 - pathlib raises for names that are too long
 
 
 def without_image_suffix(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from training.errors import DataError
-from training.sets.folders import files_in, without_image_suffix
+from training.sets.folders import files_in, is_file, without_image_suffix
 from training.sets.tables import read_table
 
 SPLITS: Final = ("train", "val", "test")
@@ -102,8 +102,8 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(f"{folder / 'index.csv'} lists {name}, which is not inside images/.")
         path = folder / "images" / name
-        if not path.is_file():
-            raise DataError(f"{folder / 'index.csv'} lists {name}, which is not there.")
+        if not is_file(path):
+            raise DataError(f"{folder / 'index.csv'} lists {name[:80]}, which is not there.")
         labels = {key: _label(row, key, folder) for key in keys}
         no_finding = _label(row, NO_FINDING.key, folder)
         if no_finding == 1:

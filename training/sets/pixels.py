@@ -1,5 +1,6 @@
 """Pixels of training images and masks, read as the app reads them."""
 
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from cxrdemo.errors import CxrDemoError
-from cxrdemo.files import read_radiograph
+from cxrdemo.files import load, read_radiograph
 from training.errors import DataError
 
 Case = TypeVar("Case")
 Kept = TypeVar("Kept")
+
+_MASK_FORMATS: Final = ("PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP")
+"""Others run programs of their own, or hold no picture."""
 
 HIGHEST_NUMBER: Final = 8
 """Grey values up to this are numbers of labels and no brightness."""
@@ -76,9 +80,9 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         DataError: If the file is no image or the mask is empty.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(load(path)), formats=_MASK_FORMATS) as picture:
             mask = _lung_pixels(picture)
-    except (OSError, SyntaxError, ValueError) as error:  # all that Pillow raises of broken files
+    except Exception as error:  # of broken bytes decoders raise anything at all
         raise DataError(
             f"The mask {path} cannot be read. Mend it, or take it and its image out of the set."
         ) from error

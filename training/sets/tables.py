@@ -75,7 +75,10 @@ def read_text(path: Path) -> str:
     """
     if not path.is_file():
         raise DataError(f"There is no {path}. Check the path, or make it first.")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. May you read it?") from error
     marked = next((code for mark, code in _MARKS.items() if content.startswith(mark)), None)
     for encoding in (marked,) if marked else ("utf-8", "cp1252"):
         try:
