@@ -18,7 +18,7 @@ uniform vec3 level; // of the pyramid, and how far off a pixel's middle it is lo
 uniform vec3 window; // level, width, 1 if inverted
 uniform vec3 mask; // fill, or -1 where the picture stays; how steep its edge is, or 0: none; 1: heat is confined to it
 uniform vec4 content;
-uniform vec4 heat; // peak, opacity, and the ramp of `compose`; a peak of 0: no heat
+uniform vec4 heat; // peak, opacity, and the ramp of compose; a peak of 0: no heat
 out vec4 colour;
 
 // Bilinear, clamped at the grid's rim, to full precision.
