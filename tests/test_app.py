@@ -152,6 +152,20 @@ def test_nothing_of_a_visitor_is_left_once_the_tab_is_closed(site: Site) -> None
     assert site.visits.of(visitor.session).session is None
 
 
+@pytest.mark.parametrize("path", ["/tmp/cxrdemo-server-gone/uploads/a/doe.dcm", "/etc/passwd"])
+def test_a_file_of_a_server_that_is_gone_is_told_in_words_and_never_logged(
+    site: Site, path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upload = {"path": path, "orig_name": "doe.dcm", "meta": {"_type": "gradio.FileData"}}
+    with site.visitor() as visitor:
+        for block, sent in ((site.open, upload), (site.files, [upload])):
+            with pytest.raises(AssertionError, match=r"no longer there. Please choose it again"):
+                list(visitor.fire(block, "upload", sent))
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed
+    assert Path(path).name not in printed
+
+
 def test_a_visitor_is_served_during_another_ones_batch(site: Site) -> None:
     with site.visitor() as many, site.visitor() as one:
         files = [many.upload(DICOM, f"{n}.dcm") for n in range(6)]

@@ -9,8 +9,11 @@ from typing import Any, Final
 
 import gradio as gr
 from gradio import processing_utils, route_utils
+from gradio.exceptions import InvalidPathError
 
 from cxrdemo.errors import UnreadableImageError
+
+NO_UPLOAD: Final = "The uploaded file is no longer there. Please choose it again."
 
 
 class _OwnUpload(route_utils.GradioUploadFile):
@@ -29,11 +32,13 @@ def keep_files_private() -> None:
     """Gives every upload of this process a folder that nobody can guess, and fetches nothing.
 
     What Gradio would do with a file here is not to be configured: it names the folder after the
-    content, for an agent's files too, and fetches what is named by an address.
+    content, for an agent's files too, fetches what is named by an address, and logs the names of
+    files that it refuses.
     """
     route_utils.GradioUploadFile = _OwnUpload  # type: ignore[misc]
     processing_utils.save_base64_to_cache = _save_apart
     processing_utils.async_ssrf_protected_download = _refuse_to_fetch
+    processing_utils._check_allowed = _check_allowed
 
 
 _save_base64: Final = processing_utils.save_base64_to_cache
@@ -47,6 +52,21 @@ async def _refuse_to_fetch(url: str, cache_dir: str) -> str:
     raise gr.Error(
         "Nothing is fetched from an address: send the file itself.", print_exception=False
     )
+
+
+_check_allowed_or_log: Final = processing_utils._check_allowed
+
+
+def _check_allowed(path: str | Path, check_in_upload_folder: bool) -> None:
+    """Lets through what this server was sent.
+
+    A tab that outlived its server names files of the last one. Gradio would write their names to
+    the log, and answer nothing that a visitor could understand.
+    """
+    try:
+        _check_allowed_or_log(path, check_in_upload_folder)
+    except InvalidPathError:
+        raise gr.Error(NO_UPLOAD, print_exception=False) from None
 
 
 def as_paths(upload: gr.UploadButton | gr.File) -> None:
@@ -71,9 +91,7 @@ def take(path: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UnreadableImageError(
-            "The uploaded file is no longer there. Please choose it again."
-        ) from error
+        raise UnreadableImageError(NO_UPLOAD) from error
     finally:
         discard(file)
 
