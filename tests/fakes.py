@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -120,15 +121,18 @@ class EllipseSegmenter(LungSegmenter):
 
 
 class PhantomSegmenter(EllipseSegmenter):
-    """Gives the true lungs of phantoms it knows, so that the gate has nothing against them.
+    """Gives the true lungs of the phantom that an image is likest to, in whatever pose it is.
 
-    An image that is turned or mirrored is still compared with the upright phantoms, as a network
-    would look for upright lungs.
+    The gate has nothing against an upright one, and against a turned one what it should have.
     """
 
     def __init__(self, phantoms: Iterable[Phantom]) -> None:
         super().__init__()
-        self._phantoms = tuple(phantoms)
+        self._known: list[tuple[np.ndarray, np.ndarray]] = []
+        for phantom in phantoms:
+            seen = _thumbnail(phantom.radiograph.pixels)
+            for pose, lungs in zip(_poses(seen), _poses(phantom.lungs > 0), strict=True):
+                self._known += [(pose, lungs), (1 - pose, lungs)]
         self._shown: WeakKeyDictionary[Embedding, Radiograph] = WeakKeyDictionary()
 
     def embed(self, radiograph: Radiograph) -> Embedding:
@@ -138,26 +142,37 @@ class PhantomSegmenter(EllipseSegmenter):
 
     def find_lungs(self, embedding: Embedding, **_: object) -> LungMask:
         pixels = self._shown[embedding].pixels
-        known = [p for p in self._phantoms if p.radiograph.hw == pixels.shape]
-        if not known:
-            return super().find_lungs(embedding)
-        nearest = min(known, key=lambda p: float(np.abs(p.radiograph.pixels - pixels).mean()))
-        sides, parts = split_sides(nearest.lungs > 0)
+        seen = _thumbnail(pixels)
+        _, lungs = min(self._known, key=lambda known: float(np.abs(known[0] - seen).mean()))
+        size = pixels.shape[::-1]
+        inside = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        sides, parts = split_sides(inside)
         quality = assess(sides, components=parts, predicted_iou=0.95)
         return LungMask(sides, quality, np.zeros((32, 32), np.float32))
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    return cv2.resize(pixels, (48, 48), interpolation=cv2.INTER_AREA)
+
+
+def _poses(image: np.ndarray) -> Iterator[np.ndarray]:
+    """An image turned by all quarters, each also mirrored."""
+    for quarters in range(4):
+        turned = np.rot90(image, quarters)
+        yield from (turned, turned[:, ::-1])
 
 
 def phantom_pipeline(*, at_once: int = 1) -> Pipeline:
     """Complete, over the bundled examples and a few more phantoms: the gate accepts them all."""
     return Pipeline(
-        PhantomSegmenter(_known_phantoms()),
+        PhantomSegmenter(known_phantoms()),
         {mode: tiny_classifier(mode) for mode in MaskingMode},
         at_once=at_once,
     )
 
 
 @functools.cache
-def _known_phantoms() -> tuple[Phantom, ...]:
+def known_phantoms() -> tuple[Phantom, ...]:
     """Drawing one takes longer than to analyse it."""
     others = (make_phantom(seed=seed, hw=(400, 360)) for seed in range(1, 4))
     return (*map(draw_example, EXAMPLES), *others)

@@ -337,10 +337,10 @@ def test_a_doubtful_image_shows_no_number_until_the_user_asks(
     assert last["probes"]
 
 
-def test_the_gate_looks_again_after_a_correction(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_the_gate_looks_again_after_a_correction(tmp_path: Path) -> None:
     """It refuses ellipses, and accepts the lungs that take their place."""
-    phantom = make_phantom(seed=7, hw=(500, 480))  # one that the segmenter does not know
-    visit = Visit(Models.of(pipeline))
+    phantom = make_phantom(seed=7, hw=(500, 480))
+    visit = Visit(Models.of(fake_pipeline()))
     png = encode_png(grey(phantom.radiograph))
     assert payloads(visit.open_upload(uploaded(tmp_path, png)))[-1]["withheld"] is True
     known = phantom_pipeline()

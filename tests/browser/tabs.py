@@ -1,5 +1,6 @@
 """How the tests open the page, choose files, and see what is drawn."""
 
+import base64
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,11 @@ def phantom_png(seed: int) -> bytes:
     return encode_png(grey(make_phantom(seed=seed, hw=(400, 360)).radiograph))
 
 
+def inverted_png(seed: int) -> bytes:
+    """What the gate doubts."""
+    return encode_png(255 - grey(make_phantom(seed=seed, hw=(400, 360)).radiograph))
+
+
 def numbers(tab: Any) -> Any:
     return tab.locator(".cxv-row b")
 
@@ -99,6 +105,13 @@ def drawn(tab: Any, pane: int = 0) -> str:
         ".join()))))",
         pane,
     )
+
+
+def film(tab: Any, pane: int = 0) -> np.ndarray:
+    """RGB of a pane's film, after the next frame."""
+    url = drawn(tab, pane).split(",data:")[0]
+    data = np.frombuffer(base64.b64decode(url.split(",", 1)[1]), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
 
 
 def expect_drawn(tab: Any, expected: str) -> None:

@@ -1,5 +1,6 @@
 """Correcting the lungs."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -93,3 +94,55 @@ def test_a_mask_is_corrected_with_the_mouse_alone(tab: Any, corrections: list) -
     settle(tab)
     tab.locator(".cxv-fix [data-do=edit]").click()
     expect_drawn(tab, outline)
+
+
+def near(tab: Any, x: float, y: float) -> tuple[int, int]:
+    """Pixels of the colours of + and of the minus sign on the first pane, about a point of it."""
+    return tuple(
+        tab.evaluate(
+            """([x, y]) => {
+              const marks = document.querySelector(".cxv-marks");
+              const { data } = marks.getContext("2d").getImageData(x - 10, y - 10, 21, 21);
+              return [[127, 208, 255], [255, 157, 157]].map((colour) => {
+                let count = 0;
+                for (let i = 0; i < data.length; i += 4) {
+                  count += colour.every((c, j) => Math.abs(data[i + j] - c) < 8);
+                }
+                return count;
+              });
+            }""",
+            [x, y],
+        )
+    )
+
+
+def test_clicks_are_marked_at_once_wait_their_turn_and_are_undone(
+    tab: Any, site: Site, corrections: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, correct = threading.Event(), site.pipeline.correct
+
+    def wait_and_correct(found: Any, **prompt: Any) -> Any:
+        assert go.wait(30)
+        return correct(found, **prompt)
+
+    monkeypatch.setattr(site.pipeline, "correct", wait_and_correct)
+    tab.locator(".cxv-main [data-do=edit]").click()
+    tab.locator("[data-tool=click]").click()
+    pane = tab.locator(".cxv-film").first
+    added, removed = (150, 200), (300, 320)
+    pane.click(position={"x": added[0], "y": added[1]})
+    pane.click(position={"x": removed[0], "y": removed[1]}, button="right")
+    drawn(tab)
+    try:
+        plus, minus = near(tab, *added), near(tab, *removed)
+        assert plus[0] > 20 > plus[1]
+        assert minus[1] > 10 > minus[0]
+    finally:
+        go.set()
+    wait_for_answer(tab, corrections, 2)
+    assert [asked["add"] for asked in corrections] == [True, False]
+    for gone, left in ((removed, added), (added, None)):
+        tab.locator("[data-do=undo]").click()
+        settle(tab)
+        assert sum(near(tab, *gone)) == 0
+        assert left is None or sum(near(tab, *left)) > 20

@@ -1,15 +1,27 @@
 """What the page shows of an image, and what it holds back."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from browser.tabs import DICOM, Site, Watched, choose, numbers, phantom_png, words
+from browser.tabs import (
+    DICOM,
+    Site,
+    Watched,
+    choose,
+    film,
+    inverted_png,
+    numbers,
+    upload,
+    words,
+)
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDINGS
-from cxrdemo.results import Doubt, MaskingMode
+from cxrdemo.results import Analysis, MaskingMode
 
 
 def test_a_dicom_without_suffix_shows_the_numbers_of_every_masking(tab: Any, site: Site) -> None:
@@ -23,16 +35,40 @@ def test_a_dicom_without_suffix_shows_the_numbers_of_every_masking(tab: Any, sit
     expect(tab.locator("[data-out=margin]")).to_contain_text("mm")
 
 
-def test_a_doubtful_image_shows_its_numbers_on_request(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    doubt = Doubt("inverted", "Bones are dark.")
-    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: (doubt,))
+def test_a_doubtful_image_shows_its_numbers_on_request(watched: Watched) -> None:
     tab = watched.open()
-    choose(tab, phantom_png(1))
+    choose(tab, inverted_png(1))
     expect(tab.locator(".cxv-accept")).to_be_visible()
     expect(numbers(tab)).to_have_count(0)
     tab.keyboard.press("y")
     expect(numbers(tab)).to_have_count(len(FINDINGS) + 1)
     expect(tab.locator(".cxv-doubts")).to_contain_text("Shown despite a warning")
-    expect(tab.locator(".cxv-doubts")).to_contain_text(doubt.message)
+    expect(tab.locator(".cxv-doubts")).to_contain_text("seem inverted")
+
+
+def test_where_nothing_is_called_there_is_no_heat(
+    watched: Watched, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse = site.pipeline.analyse
+
+    def calm(*args: Any, **options: Any) -> Analysis:
+        analysis = analyse(*args, **options)
+        readings = {
+            mode: replace(
+                reading,
+                findings=replace(reading.findings, probabilities=np.full(5, 0.01, np.float32)),
+            )
+            for mode, reading in analysis.readings.items()
+        }
+        return replace(analysis, readings=readings)
+
+    monkeypatch.setattr(site.pipeline, "analyse", calm)
+    tab = watched.open()
+    upload(tab, DICOM.read_bytes())
+    expect(tab.locator(".cxv-row[aria-checked=true]")).to_have_count(0)
+    expect(tab.locator(".cxv-looks")).to_contain_text("Nothing stands out")
+    expect(tab.locator(".cxv-chip")).to_have_count(0)
+    np.testing.assert_array_equal(film(tab, 1), film(tab, 0))
+    # Heat is still there for whoever asks for it.
+    tab.keyboard.press("ArrowDown")
+    assert np.abs(film(tab, 1) - film(tab, 0)).max() > 10

@@ -1,6 +1,8 @@
 """Keyboard and mouse, each alone."""
 
+import json
 import re
+import zipfile
 from typing import Any
 
 from playwright.sync_api import expect
@@ -158,6 +160,18 @@ def test_the_mouse_alone_reaches_everything(tab: Any, watched: Watched, site: Si
     tab.locator(".cxv-help button").click()
     expect(tab.locator(".cxv-help")).to_be_hidden()
     assert watched.went_out(seen) == []
+
+    # The case as one file, which the server packs.
+    tab.locator(".cxv-more summary").click()
+    with tab.expect_download() as download:
+        tab.locator("[data-do=download]").click()
+    assert download.value.suggested_filename == "export.zip"
+    with zipfile.ZipFile(download.value.path()) as case:
+        record = json.loads(case.read("analysis.json"))
+        assert {"figure.png", "mask.png", "labels.png", "heat.npz"} <= set(case.namelist())
+    found = record["maskings"]["none"]["findings"]
+    shown_here = numbers(tab).all_text_contents()
+    assert [f"{finding['probability']:.2f}" for finding in found] == shown_here[: len(found)]
 
     # A margin let go of: the loose numbers follow.
     tab.locator("button[data-mode=loose]").click()

@@ -36,6 +36,14 @@ def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> No
     finger("touchMove", (x + 40, y))
     finger("touchEnd")
     assert drawn(tab) not in (before, zoomed)
+    # Pressed and held, the film shows itself without the heat.
+    shown = drawn(tab)
+    finger("touchStart", (x, y))
+    tab.wait_for_timeout(600)
+    held = drawn(tab)
+    finger("touchEnd")
+    assert held != shown
+    assert drawn(tab) == shown
     tab.locator("[data-do=sheet]").tap()
     tab.locator(".cxv-more summary").tap()
     tab.locator("[data-do=reset]").tap()

@@ -1,6 +1,5 @@
 """How one looks at the film: windows, panes, poses, lengths; with a graphics card and without."""
 
-import base64
 import re
 from typing import Any
 
@@ -8,7 +7,7 @@ import cv2
 import numpy as np
 from playwright.sync_api import expect
 
-from browser.tabs import DICOM, Watched, drawn, phantom_png, upload
+from browser.tabs import DICOM, Watched, choose, drawn, film, phantom_png, upload
 
 CARD = """(() => {
   // The program that stands in for a graphics card here gives itself another name.
@@ -29,13 +28,6 @@ FILMS = """(() => {
     show.call(this, bitmap);
   };
 })()"""
-
-
-def film(tab: Any, pane: int = 0) -> np.ndarray:
-    """RGB of a pane's film, after the next frame."""
-    url = drawn(tab, pane).split(",data:")[0]
-    data = np.frombuffer(base64.b64decode(url.split(",", 1)[1]), np.uint8)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
 
 
 def drag(tab: Any, pane: int, dx: int, dy: int, button: str = "left") -> None:
@@ -166,7 +158,9 @@ def test_the_picture_in_full_is_fetched_once_it_shows_more(watched: Watched) -> 
     tab = watched.open()
     ramp = np.tile(np.linspace(0, 1, 320), (360, 1))
     png = cv2.imencode(".png", np.rint(ramp * 65535).astype(np.uint16))[1].tobytes()
-    upload(tab, png, "ramp.png")
+    choose(tab, png, "ramp.png")
+    tab.locator(".cxv-accept").click()
+    expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_have_count(1)
     told = tab.locator("[data-out=pixel]")
     tab.keyboard.press("m")
     tab.mouse.move(1, 1)

@@ -78,7 +78,6 @@ def test_stop_stops_and_no_late_result_is_shown(
     assert probed == []
     # Nothing can be asked about a half-read image, and the next one is read as ever.
     monkeypatch.undo()
-    monkeypatch.setattr("cxrdemo.pipeline.check", lambda *_: ())
     upload(tab, phantom_png(2))
     expect(numbers(tab)).to_have_count(len(FINDINGS) + 1)
 
@@ -113,18 +112,22 @@ def test_a_broken_file_is_told_in_words_and_the_image_before_stays(tab: Any) -> 
     expect(tab.locator("[data-out=margin]")).to_contain_text("9 %")
 
 
-def test_a_file_may_be_dropped_anywhere_and_opened_twice(watched: Watched, site: Site) -> None:
+def test_a_file_may_be_dropped_anywhere_pasted_and_opened_twice(
+    watched: Watched, site: Site
+) -> None:
     tab = watched.open()
     content = phantom_png(3)
-    drop = """([bytes, selector]) => {
+    hand_over = """([bytes, selector, kind]) => {
         const data = new DataTransfer();
         data.items.add(new File([Uint8Array.from(atob(bytes), c => c.charCodeAt(0))], "a.png"));
-        const options = { bubbles: true, cancelable: true, dataTransfer: data };
-        document.querySelector(selector).dispatchEvent(new DragEvent("drop", options));
+        const event = kind === "drop"
+          ? new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data })
+          : new ClipboardEvent(kind, { bubbles: true, cancelable: true, clipboardData: data });
+        document.querySelector(selector).dispatchEvent(event);
     }"""
     expected = words(site.pipeline.analyse(read_radiograph(content)), MaskingMode.NONE)
-    for selector in (".cxv-side", ".cxr-header"):
-        tab.evaluate(drop, [base64.b64encode(content).decode(), selector])
+    for selector, kind in ((".cxv-side", "drop"), (".cxr-header", "drop"), ("body", "paste")):
+        tab.evaluate(hand_over, [base64.b64encode(content).decode(), selector, kind])
         expect(numbers(tab)).to_have_text(expected)
         expect(tab.locator(".cxv[data-busy]")).to_have_count(0)
         tab.get_by_text("Clear", exact=True).click()
