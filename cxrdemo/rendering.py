@@ -227,6 +227,7 @@ def figure(analysis: Analysis) -> Figure:
     sheet = _Sheet(
         width=max(_LEAST_WIDTH_PX, _GAP_PX + columns * cell + _BAR_PX),
         height=head + rows * (height + _TITLE_PX) + foot,
+        sides=_side_letters(analysis.radiograph),
     )
     middle = sheet.width / 2
     sheet.write(middle, 8, NOTICE, size=12, color="firebrick", weight="bold", ha="center")
@@ -281,8 +282,8 @@ class _Sheet:
     A layout that matplotlib finds by itself costs four times what the analysis does.
     """
 
-    def __init__(self, *, width: int, height: int) -> None:
-        self.width, self.height = width, height
+    def __init__(self, *, width: int, height: int, sides: tuple[str, str]) -> None:
+        self.width, self.height, self.sides = width, height, sides
         self.page = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
 
     def write(self, x: float, y: float, words: str, *, size: float, **style: Any) -> None:
@@ -301,8 +302,9 @@ class _Sheet:
         self.write(middle, y + _TITLE_PX - 4, title, size=9, ha="center", va="bottom")
         top = y + _TITLE_PX
         self.page.figimage(picture, xo=round(x), yo=round(self.height - top - height))
-        for letter, at, side in (("R", x + 6, "left"), ("L", x + width - 6, "right")):
-            marker = {"color": "white", "weight": "bold", "va": "bottom", "ha": side}
+        places = ((x + 6, "left"), (x + width - 6, "right"))
+        for letter, (at, edge) in zip(self.sides, places, strict=True):
+            marker = {"color": "white", "weight": "bold", "va": "bottom", "ha": edge}
             self.write(at, top + height - 6, letter, size=10, **marker)
 
     def scale(self, x: float, y: float, *, height: int, peak: float, words: str) -> None:
@@ -314,6 +316,12 @@ class _Sheet:
             at = y + height * (1 - share)
             self.write(x + 20, at, f"{share * peak:.3g}", size=8, va="center")
         self.write(x + 60, y + height / 2, words, size=8, va="center", rotation=90)
+
+
+def _side_letters(radiograph: Radiograph) -> tuple[str, str]:
+    """What stands at the patient's right and left, with a "?" where the file does not tell."""
+    mark = "?" if radiograph.source.sides == "assumed" else ""
+    return f"R{mark}", f"L{mark}"
 
 
 def _to_rgb(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,4 +1,6 @@
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -298,6 +300,16 @@ def test_nothing_on_the_figure_is_written_over_the_page_edge() -> None:
             assert box.y0 >= 0, text
             assert box.x1 <= page.bbox.width, text
             assert box.y1 <= page.bbox.height, text
+
+
+@pytest.mark.parametrize(("sides", "letters"), [("header", "RL"), ("assumed", ["R?", "L?"])])
+def test_sides_that_the_file_does_not_tell_are_questioned_on_the_figure(
+    analysis: Analysis, sides: Literal["header", "assumed"], letters: Sequence[str]
+) -> None:
+    source = replace(analysis.radiograph.source, sides=sides)
+    radiograph = replace(analysis.radiograph, source=source)
+    texts = {text.get_text() for text in figure(replace(analysis, radiograph=radiograph)).texts}
+    assert texts & {"R", "L", "R?", "L?"} == set(letters)
 
 
 def test_figure_is_unknown_to_pyplot(analysis: Analysis) -> None:

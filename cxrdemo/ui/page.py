@@ -108,22 +108,24 @@ class _ReadTab:
 
 def _read_tab(visits: Visits) -> _ReadTab:
     with gr.Row(elem_classes="cxr-open"):
-        upload = gr.UploadButton(
-            "Open a DICOM, PNG or JPEG",
-            variant="primary",
-            size="sm",
-            scale=0,
-            min_width=210,
-            elem_classes="cxr-drop",
-        )
-        examples = [
-            (gr.Button(_example_title(example), size="sm", scale=0, min_width=140), example)
-            for example in EXAMPLES
-        ]
+        with gr.Row(elem_classes="cxr-choices"):
+            upload = gr.UploadButton(
+                "Open a DICOM, PNG or JPEG",
+                variant="primary",
+                size="sm",
+                scale=0,
+                min_width=210,
+                elem_classes="cxr-drop",
+            )
+            examples = [
+                (gr.Button(_example_title(example), size="sm", scale=0, min_width=140), example)
+                for example in EXAMPLES
+            ]
+            end: dict[str, Any] = {"size": "sm", "scale": 0, "elem_classes": "cxr-end"}
+            stop = gr.Button("Stop", min_width=60, **end)
+            clear = gr.Button("Clear", min_width=60, **end)
+            theme = gr.Button("Light / dark", min_width=100, **end)
         status = gr.HTML(panels.status(None), elem_classes="cxr-status-box")
-        stop = gr.Button("Stop", size="sm", scale=0, min_width=60)
-        clear = gr.Button("Clear", size="sm", scale=0, min_width=60)
-        theme = gr.Button("Light / dark", size="sm", scale=0, min_width=100)
     with gr.Row(visible=False, elem_classes="cxr-list") as way:
         small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 100}
         previous = gr.Button("Previous", elem_classes="cxr-previous", **small)

@@ -45,8 +45,10 @@ def missing_parts(
 
 def note(text: str, *, is_error: bool = False) -> str:
     """One line of status, or the reason why something failed."""
-    role = "alert" if is_error else "status"
-    return f'<p class="cxr-status{" cxr-error" * is_error}" role="{role}">{escape(text)}</p>'
+    role, kind = ("alert", "cxr-status cxr-error") if is_error else ("status", "cxr-status")
+    words = escape(text)
+    # The line may be too narrow for all of it.
+    return f'<p class="{kind}" role="{role}" title="{words}">{words}</p>'
 
 
 def ahead(count: int) -> str:

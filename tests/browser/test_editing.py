@@ -132,6 +132,7 @@ def test_clicks_are_marked_at_once_wait_their_turn_and_are_undone(
     added, removed = (150, 200), (300, 320)
     pane.click(position={"x": added[0], "y": added[1]})
     pane.click(position={"x": removed[0], "y": removed[1]}, button="right")
+    pane.hover(position={"x": 60, "y": 60})  # the cross at the pointer lies over a mark
     drawn(tab)
     try:
         plus, minus = near(tab, *added), near(tab, *removed)

@@ -69,6 +69,9 @@ def test_where_nothing_is_called_there_is_no_heat(
     expect(tab.locator(".cxv-looks")).to_contain_text("Nothing stands out")
     expect(tab.locator(".cxv-chip")).to_have_count(0)
     np.testing.assert_array_equal(film(tab, 1), film(tab, 0))
-    # Heat is still there for whoever asks for it.
-    tab.keyboard.press("ArrowDown")
-    assert np.abs(film(tab, 1) - film(tab, 0)).max() > 10
+    # Heat is still there for whoever asks for it, be it none for some finding.
+    seen = []
+    for _ in FINDINGS:
+        tab.keyboard.press("ArrowDown")
+        seen.append(np.abs(film(tab, 1) - film(tab, 0)).max())
+    assert max(seen) > 10

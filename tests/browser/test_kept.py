@@ -51,6 +51,7 @@ def test_a_planted_lesion_is_told_before_and_after_and_goes_with_one_click(
     area = tab.locator(".cxv-pane").first.bounding_box()
     tab.mouse.click(area["x"] + 0.32 * area["width"], area["y"] + 0.5 * area["height"])
     expect(tab.locator(".cxv-planted")).to_contain_text("SYNTHETIC")
+    expect(tab.locator(".cxv-row[aria-checked=true] .cxv-name")).to_have_text("Nodule")
     expect(tab.locator(".cxv-title").first).to_contain_text("SYNTHETIC")
     expect(tab.locator(".cxv-place").first).to_contain_text("without it")
     assert drawn(tab) != before

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from browser.tabs import PHONE, Watched, drawn, phantom_png, upload
+from browser.tabs import PHONE, Watched, choose, drawn, phantom_png, upload
 
 
 def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> None:
@@ -51,6 +51,12 @@ def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> No
     for layout in ("compare", "grid", "pair"):
         tab.locator(f"button[data-layout={layout}]").tap()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    # The open menu closes with the sheet, and moves nothing away from under the finger.
+    tab.locator(".cxv-more summary").tap()
+    tab.locator("[data-do=sheet]").tap()
+    expect(tab.locator("[data-do=sheet]")).to_have_attribute("aria-expanded", "false")
+    expect(tab.locator(".cxv-menu")).to_be_hidden()
+    tab.locator("[data-do=sheet]").tap()
     targets = ".cxv button, .cxv select, .cxv input, .cxr-open button, .cxr-tabs [role=tab]"
     small = tab.evaluate(
         "s => [...document.querySelectorAll(s)].filter(b => b.checkVisibility()"
@@ -64,3 +70,29 @@ def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> No
         "document.querySelector('[data-out=margin]').getBoundingClientRect().right"
     )
     assert right <= 390
+
+
+def test_on_a_phone_nothing_is_covered_and_an_error_is_in_sight(watched: Watched) -> None:
+    tab = watched.open(PHONE)
+    upload(tab, phantom_png(1))
+    told = tab.locator(".cxr-status").first
+    choose(tab, b"junk" * 100, "broken.dcm")
+    expect(told).to_contain_text("Expected a chest X-ray")
+    assert told.evaluate("(line) => line.scrollWidth <= line.clientWidth")
+    box = told.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= tab.locator(".cxv-pane").first.bounding_box()["y"]
+    # The last thing on the page can be scrolled clear of the bar at the bottom.
+    tab.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    last = tab.get_by_text("Remarks, and how this image was read").bounding_box()
+    bar = tab.locator(".cxv-main").bounding_box()
+    assert last["y"] + last["height"] <= bar["y"]
+    # Of a finding's chip no word is cut off.
+    cut = tab.evaluate(
+        """() => [...document.querySelectorAll(".cxv-row span")]
+          .filter((e) => e.textContent.trim() && e.scrollWidth > e.clientWidth + 1)
+          .filter((e) => getComputedStyle(e).display !== "inline")
+          .map((e) => e.textContent)"""
+    )
+    assert cut == []

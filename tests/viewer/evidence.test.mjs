@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { load } from "./sheets.mjs";
 
-const { evidenceOf, evidenceText, intervalText, strongest, byEvidence, isCalled, placeAmong, placeText, positionOf, agreement, heatChips } = load(
+const { evidenceOf, evidenceText, intervalText, strongest, byEvidence, isCalled, placeAmong, placeText, positionOf, differenceText, agreement, heatChips } = load(
   ["evidence.js"],
-  ["evidenceOf", "evidenceText", "intervalText", "strongest", "byEvidence", "isCalled", "placeAmong", "placeText", "positionOf", "agreement", "heatChips"],
+  ["evidenceOf", "evidenceText", "intervalText", "strongest", "byEvidence", "isCalled", "placeAmong", "placeText", "positionOf", "differenceText", "agreement", "heatChips"],
 );
 
 // A finding whose score has a ratio of its own, with an interval from its half to its double.
@@ -112,4 +112,10 @@ test("heat is told with the share that even heat would have", () => {
   assert.equal(outside[0].text, "hottest spot outside the lungs");
   assert.deepEqual(heatChips({ hottest: spot, inLung: 1 }, { chance: 1 })[1], { text: "nothing but the lungs was given", isWarning: false });
   assert.equal(heatChips({ hottest: null, inLung: null }, { chance: 0.2 }), null);
+});
+
+test("a difference is that of the figures as they are shown", () => {
+  assert.equal(differenceText(0.0549, 0.0651), "−0.02"); // 0.05 and 0.07
+  assert.equal(differenceText(0.304, 0.296), "+0.00"); // 0.30 and 0.30
+  assert.equal(differenceText(0.5, 0.25), "+0.25");
 });

@@ -60,6 +60,8 @@ function automatic() {
 function askPlant(point) {
   if (!isWithin(data.image, point)) return;
   const [x, y] = toNative(data.image, point);
+  const label = data.labels.findIndex(({ name }) => name.toLowerCase() === view.kind);
+  if (label >= 0) choose(label); // what becomes of it is what one looks for
   ask("plant", { kind: view.kind, x, y, diameter: view.diameter, contrast: view.contrast });
 }
 

@@ -34,6 +34,12 @@ function evidenceOf(finding, point) {
   return { word, ratio, isOfCall, isNews };
 }
 
+// How far one probability is from another, as a reader would take one shown figure from the other.
+function differenceText(p, other) {
+  const by = Math.round(100 * p) - Math.round(100 * other);
+  return `${by < 0 ? "−" : "+"}${(Math.abs(by) / 100).toFixed(2)}`;
+}
+
 // Such as 11, 1.6, 0.8 or 0.08: as many digits as the data support.
 const ratioText = (ratio) => (ratio >= 9.95 ? String(Math.round(ratio)) : ratio.toFixed(ratio < 0.095 ? 2 : 1));
 

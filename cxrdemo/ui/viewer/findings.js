@@ -133,7 +133,7 @@ function showDoubts() {
 
 // Such as "Turn it right and invert it".
 function remedyText(remedy) {
-  const words = { "turn-right": "turn it right", "turn-left": "turn it left", "turn-half": "turn it upside down", mirror: "mirror it", invert: "invert it" };
+  const words = { "turn-right": "turn it right", "turn-left": "turn it left", "turn-half": "turn it by 180°", mirror: "mirror it", invert: "invert it" };
   const text = remedy.split("+").map((part) => (part.startsWith("crop") ? "crop it to the film" : words[part] ?? part)).join(" and ");
   return text[0].toUpperCase() + text.slice(1);
 }
@@ -146,7 +146,7 @@ function showLooks(read) {
   const probes = data.probes;
   if (view.label !== null && probes && probes.outside && data.maskings.none && !data.planted) {
     const outside = probes.outside[view.label], whole = data.maskings.none.findings[view.label].p;
-    lines.push(`Outside-lung probe: with the lungs removed, p stays ${outside.toFixed(2)} of ${whole.toFixed(2)} (whole image). That part does not come from the lungs.`);
+    lines.push(`Outside-lung probe: with the lungs removed, p is ${outside.toFixed(2)} (whole image: ${whole.toFixed(2)}). That much does not come from the lungs.`);
   }
   box.textContent = lines.join(" ");
 }

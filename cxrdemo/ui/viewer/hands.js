@@ -238,7 +238,8 @@ function takeHands() {
     if (event.target.closest?.(".cxr-open button:not(.cxr-drop), .cxr-list, [role=tabpanel]:not(:has(.cxv))")) openedName = "";
   }, true);
   document.addEventListener("keydown", onKey);
-  document.addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".cxv-more")) find(".cxv-more").open = false; });
+  // Not when the pointer goes down: what is pressed would move away before it is let go of.
+  document.addEventListener("click", (event) => { if (!event.target.closest?.(".cxv-more")) find(".cxv-more").open = false; });
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
     root.toggleAttribute("data-drop", true);

@@ -15,8 +15,7 @@ function wanted() {
   const about = label === null || !reading() ? "" : ` · ${value(view.mode, label)}`;
   const difference = (mode) => {
     if (mode === "none" || label === null || !reading(mode) || !reading("none")) return "";
-    const by = reading(mode).findings[label].p - reading("none").findings[label].p;
-    return ` (${by < 0 ? "−" : "+"}${Math.abs(by).toFixed(2)})`;
+    return ` (${differenceText(reading(mode).findings[label].p, reading("none").findings[label].p)})`;
   };
   if (view.layout === "compare") {
     return MODES.map((mode) => ({
@@ -25,7 +24,7 @@ function wanted() {
     }));
   }
   if (view.layout === "grid" && data && data.labels) {
-    const plain = { mode: view.mode, masked: true, heat: null, title: `given to the network: ${name}` };
+    const plain = { mode: view.mode, masked: true, heat: null, title: `Given to the network: ${name}` };
     return [plain, ...order.map((i) => ({ mode: view.mode, masked: false, heat: i, title: reading() ? value(view.mode, i) : data.labels[i].name }))];
   }
   if (isNarrow()) return [{ mode: view.mode, masked: true, heat: label, chips: true, title: `${name}${about}` }];
@@ -186,7 +185,10 @@ function draw(pane, most) {
   const key = [hasCard, ...keyOf(parts)], isRough = !hasCard && most < Math.min(FINEST_PX, width * height);
   // A film at rest stays when something else is drawn anew.
   if (!isSame(pane.key, key) || pane.isRough) {
-    pane.screen.transferFromImageBitmap(hasCard ? renderer.draw(parts) : filmOf(parts, most));
+    const bitmap = hasCard ? renderer.draw(parts) : filmOf(parts, most);
+    // Or the canvas keeps another size of its own, by which it is printed.
+    for (const side of ["width", "height"]) if (pane.film[side] !== bitmap[side]) pane.film[side] = bitmap[side];
+    pane.screen.transferFromImageBitmap(bitmap);
     Object.assign(pane, { key, isRough });
   }
   drawMarks(context, pane.spec, parts, ratio);

@@ -46,9 +46,9 @@ function windowDragged({ level, width }, dx, dy) {
   return { preset: "own", width: bounded(width + dx / 300, 0.01, 2), level: bounded(level + dy / 500, 0, 1) };
 }
 
-// What is told of the place under the pointer, at the foot of the page; without one, how much of
-// the file is on the screen.
-let pointed = "";
+// What is told at the foot of the page, worked out anew with each frame: of the place under the
+// pointer, of a window being changed; else how much of the file is on the screen.
+let pointed = () => "";
 function tell(text) {
   pointed = text;
   showPointed();
@@ -56,7 +56,7 @@ function tell(text) {
 
 function showPointed() {
   const shown = data && picture ? sizeInWords(data.image, pyramid()[0], Boolean(fine)) : "";
-  find("[data-out=pixel]").textContent = (data && pointed) || shown;
+  find("[data-out=pixel]").textContent = (data && pointed()) || shown;
 }
 
 function listen(pane) {
@@ -82,7 +82,10 @@ function listen(pane) {
     if (event.pointerType === "touch" && !view.tool) holding = setTimeout(() => set({ hold: true }), 350);
   });
   film.addEventListener("pointermove", (event) => {
-    if (data && !pointers.size) tell(pixelText(onPicture(pane, event)));
+    if (data && !pointers.size) {
+      const point = onPicture(pane, event);
+      tell(() => pixelText(point));
+    }
     if (data && view.tool === "edit" && !pointers.size && event.pointerType === "mouse") change({ cross: onPicture(pane, event), crossShown: true }, true);
     if (!pointers.has(event.pointerId) || !drag) return;
     if (pointers.size === 2) {
@@ -103,7 +106,7 @@ function listen(pane) {
     const to = onPicture(pane, event);
     if (drag.kind === "window") {
       change(windowDragged(drag.view, dx, dy), true);
-      tell(windowText());
+      tell(windowText);
     } else if (drag.kind === "move") {
       const [u, v] = directionInPicture(place(film.clientWidth, film.clientHeight), [dx, dy]);
       moveTo(drag.view.x - u, drag.view.y - v);
@@ -134,5 +137,5 @@ function listen(pane) {
   };
   film.addEventListener("pointerup", end);
   film.addEventListener("pointercancel", end);
-  film.addEventListener("pointerleave", () => tell(""));
+  film.addEventListener("pointerleave", () => tell(() => ""));
 }
