@@ -97,14 +97,14 @@ PRESETS: Final[Mapping[str, Preset]] = {
             _flags("--size 512 --epochs 4 --lr 3e-4 --batch 6"),
         ),
         pretrain=_flags(
-            "--size 192 --epochs 6 --images-per-epoch 2560 --extra-share 0.25 --batch 32 --lr 3e-4 "
+            "--size 192 --epochs 5 --images-per-epoch 1280 --extra-share 0.25 --batch 32 --lr 3e-4 "
             "--ema 0.98 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
             "--beyond-weight 0.5 --precision fp32 --workers 0"
         ),
         classify=_flags(
-            "--size 192 --epochs 2 --images-per-epoch 640 --extra-share 0 --batch 32 --lr 1.5e-4 "
+            "--size 192 --epochs 3 --images-per-epoch 640 --extra-share 0 --batch 32 --lr 1.5e-4 "
             "--ema 0.95 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
-            "--beyond-weight 0.5 --select last --precision fp32 --workers 0"
+            "--beyond-weight 0.5 --select best --precision fp32 --workers 0"
         ),
         backbone="resnet50-dilated",
         start="chest-ct",
