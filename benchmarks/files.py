@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import struct
 import subprocess
 import sys
@@ -20,15 +21,19 @@ from benchmarks.setting import Setting
 MAX_SECONDS: Final = 10.0
 MAX_GIGABYTES: Final = 1.5
 
-_MEASURE: Final = """
-import json, sys, time
+_CUT_OFF_SECONDS: Final = 60
+"""Of computing, after which a file is given up: the row then says so."""
+
+_MEASURE: Final = f"""
+import json, resource, sys, time
 from pathlib import Path
 from cxrdemo.files import read_here
 before = time.process_time()
+resource.setrlimit(resource.RLIMIT_CPU, (int(before) + {_CUT_OFF_SECONDS},) * 2)
 hw = read_here(Path(sys.argv[1]).read_bytes()).hw
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-print(json.dumps({"megapixels": hw[0] * hw[1] / 1e6, "seconds": time.process_time() - before,
-                  "gigabytes": peak / 1e9}))
+print(json.dumps({{"megapixels": hw[0] * hw[1] / 1e6, "seconds": time.process_time() - before,
+                  "gigabytes": peak / 1e9}}))
 """
 
 
@@ -42,8 +47,13 @@ def _measured(name: str, make: Callable[[], bytes]) -> Row:
         path = Path(folder) / "large"
         path.write_bytes(make())
         done = subprocess.run(
-            [sys.executable, "-c", _MEASURE, str(path)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", _MEASURE, str(path)], capture_output=True, text=True
         )
+    if done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
+        reason = f"given up after {_CUT_OFF_SECONDS} s of computing, or for its memory"
+        return Row.not_run(f"reading {name}", reason)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
     found = json.loads(done.stdout)
     return Row(
         f"reading {found['megapixels']:.0f} megapixels, {name}",
@@ -71,8 +81,8 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def _ramp_file(kind: str, dtype: type, **options: object) -> bytes:
-    side = 9999
-    samples = (np.arange(side)[:, None] + np.arange(side)) % 251
+    along = np.arange(9999, dtype=np.uint16)
+    samples = (along[:, None] + along) % 251
     stream = io.BytesIO()
     Image.fromarray(samples.astype(dtype)).save(stream, kind, **options)
     return stream.getvalue()

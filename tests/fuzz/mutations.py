@@ -54,7 +54,10 @@ from training.sets.index import read_finding_index, read_lung_index
 from training.sets.pixels import read_mask
 
 MAX_SECONDS = 60
-"""For one small file, on a machine that does other things as well: a hang."""
+"""Of computing, for one small file: a hang, however much the machine does besides."""
+
+_MAX_WAIT_SECONDS = 1800
+"""Of waiting, which none of them has a reason for."""
 
 _BATCH = 250
 _EXTREMES = (
@@ -347,15 +350,18 @@ CHANGES: tuple[Callable[[Generator, bytearray, Seeds], None], ...] = (
 @contextmanager
 def _alarm() -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"more than {MAX_SECONDS} s")
+        raise TimeoutError(f"more than {MAX_SECONDS} s of computing, or waiting without end")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(MAX_SECONDS)
+    before = {each: signal.signal(each, ring) for each in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _MAX_WAIT_SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def outcome(kind: str, number: int) -> str:
