@@ -105,6 +105,14 @@ def test_deep_pages_and_sizes_are_refused() -> None:
     assert_refused(bytes(data), UnsupportedImageError, "megapixels")
 
 
+@pytest.mark.parametrize("entry", [0, 5])
+def test_a_directory_that_cannot_be_parsed_is_called_broken(entry: int) -> None:
+    data = bytearray(tiff(ramp(0, 65535), photometric=1, sample_format=1, order="<"))
+    at = 10 + 12 * entry + 4
+    data[at : at + 4] = struct.pack("<I", 2**32 - 1)  # how many numbers are said to follow
+    assert_refused(bytes(data), UnreadableImageError, "TIFF", "broken")
+
+
 @pytest.mark.parametrize("compression", ["none", "deflate", "lzw", "zstd", "packbits"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("share", [0, 0.5])

@@ -100,8 +100,8 @@ def read_directory(data: bytes) -> Directory:
     """
     is_big = data[2:3] == b"+"  # BigTIFF has addresses of 8 bytes
     tags = ImageFileDirectory_v2(data[: 16 if is_big else 8])
-    stream = io.BytesIO(data)
-    stream.seek(tags.next)
+    stream, start = io.BytesIO(data), tags.next
+    stream.seek(start)
     tags.load(stream)
     bits = _numbers(tags, _BITS_PER_SAMPLE) or (1,)
     height, width = _number(tags, _HEIGHT, 0), _number(tags, _WIDTH, 0)
@@ -116,7 +116,7 @@ def read_directory(data: bytes) -> Directory:
         extra=_numbers(tags, _EXTRA_SAMPLES),
         orientation=_number(tags, _ORIENTATION, 1),
         sides=_sides(tags),
-        pages=bool(tags.next),
+        pages=tags.next not in (0, start),  # where the parser gave up it stays at the start
         strips=_numbers(tags, _STRIP_OFFSETS),
         strip_bytes=_numbers(tags, _STRIP_BYTES),
         rows_per_strip=max(1, min(height, _number(tags, _ROWS_PER_STRIP, height))),
