@@ -36,6 +36,9 @@ _LEAST: Final = 1e-6
 MAX_TOLD: Final = 3
 """So many faults of one entry are told."""
 
+_LONGEST_NAME: Final = 255
+"""Bytes of a name that every file system takes."""
+
 Task = Literal["lungs", "findings"]
 PromptKind = Literal["whole-image", "lung-boxes"]
 Pooling = Literal["all", "kept"]
@@ -402,4 +405,5 @@ def _is_file_name(text: str) -> bool:
         and PureWindowsPath(text).name == text
         and text.isprintable()
         and text not in ("", ".", "..")
+        and len(text.encode()) <= _LONGEST_NAME
     )

@@ -210,6 +210,31 @@ def test_inputs_are_never_touched(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "maskings" in read(tmp_path / "scan.png.mask.png.json"), "the rest is done"
 
 
+@pytest.mark.parametrize("flag", ["--csv", "--jsonl"])
+def test_a_table_never_takes_the_place_of_a_device_a_pipe_or_the_other_table(
+    tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, pipe, link = draw(tmp_path / "a.png"), tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for table in (pipe, link, tmp_path):
+        assert analyse(image, "--out", tmp_path / "out", flag, table) == 2
+        assert "name an ordinary file for the table" in capsys.readouterr().err
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    both = ("--csv", tmp_path / "t", "--jsonl", tmp_path / "." / "t")
+    assert analyse(image, "--out", tmp_path / "out", *both) == 2
+    assert "name the same file" in capsys.readouterr().err
+
+
+def test_a_table_is_written_through_a_link(tmp_path: Path) -> None:
+    image, link = draw(tmp_path / "a.png"), tmp_path / "link.csv"
+    link.symlink_to(tmp_path / "table.csv")
+    assert analyse(image, "--out", tmp_path / "out", "--csv", link) == 0
+    assert link.is_symlink()
+    assert "a.png" in (tmp_path / "table.csv").read_text()
+
+
 def test_a_link_to_an_input_is_an_input(tmp_path: Path) -> None:
     image = draw(tmp_path / "in" / "a.png")
     out = tmp_path / "out"

@@ -177,6 +177,7 @@ def labels(index: int = 0, **changes: Any) -> dict[str, Any]:
         ({"file": "C:\\weights.safetensors"}, "file must be a plain file name"),
         ({"file": "a\\b.safetensors"}, "file must be a plain file name"),
         ({"file": ".."}, "file must be a plain file name"),
+        ({"file": "x" * 256}, "file must be a plain file name"),
         ({"file": ""}, "file must be a plain file name"),
         ({"file": "a\0b"}, "file must be a plain file name"),
         ({"name": "../../x"}, "name must be a plain file name"),

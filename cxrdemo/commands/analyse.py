@@ -92,9 +92,15 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise SettingError(
             f"--out {args.out} cannot be used as a folder for the results: {error.strerror}."
         ) from error
-    for path in (args.csv, args.jsonl):
-        if path is not None and path.is_dir():
-            raise SettingError(f"{path} is a folder; name a file for the table.")
+    tables = [os.path.realpath(path) for path in (args.csv, args.jsonl) if path is not None]
+    for path in tables:
+        # A device or pipe would be replaced by a file of its name.
+        if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - any name
+            raise SettingError(
+                f"{path} is a folder, device or pipe; name an ordinary file for the table."
+            )
+    if len(set(tables)) < len(tables):
+        raise SettingError("--csv and --jsonl name the same file; give each its own.")
 
 
 def _job(args: argparse.Namespace, inputs: Inputs, folder: Path) -> Job:
@@ -272,7 +278,8 @@ def _write_tables(args: argparse.Namespace, job: Job, outcomes: Sequence[Outcome
     for path, write in ((args.csv, _write_csv), (args.jsonl, _write_jsonl)):
         if path is not None:
             try:
-                with written_whole(path) as draft:
+                # Through a link, which stays.
+                with written_whole(Path(os.path.realpath(path))) as draft:
                     write(_records(job, outcomes), draft)
             except CxrDemoError as error:
                 complain(f"error: {error}")
