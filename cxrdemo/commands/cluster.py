@@ -4,6 +4,7 @@ Each worker loads the weights once and writes the results of its files itself, s
 and checkpoints must lie under the same path on every machine. Only outcomes travel.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -117,11 +118,12 @@ def _connected(address: str) -> Any:
         raise SettingError(
             "--ray needs Ray: install the extra with `pip install cxrdemo[ray]`."
         ) from error
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if address == LOCAL:
-            ray.init(include_dashboard=False, log_to_driver=False)
+            ray.init(include_dashboard=False, **quiet)
         else:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SettingError(
             f"There is no Ray cluster at {address!r}. Start one with `ray start --head`, or use "
