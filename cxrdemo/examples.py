@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
+from cxrdemo.labels import SYNTHETIC
 from cxrdemo.lesions import plant
 from cxrdemo.lungs import assess
 from cxrdemo.phantom import STEP, Phantom, make_phantom
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask
-
-NOTICE: Final = "SYNTHETIC"
 
 _STORED_BITS: Final = 12
 """What most detectors deliver; the further bits of a 16-bit file would only hold noise."""
@@ -98,7 +97,9 @@ def draw_example(example: Example, *, marked: bool = True) -> Phantom:
         return phantom
     corner = (round(0.02 * side), round(0.05 * side))
     notice = np.zeros((side, side), np.uint8)
-    cv2.putText(notice, NOTICE, corner, cv2.FONT_HERSHEY_SIMPLEX, side / 1000, 255, 2, cv2.LINE_AA)
+    cv2.putText(
+        notice, SYNTHETIC, corner, cv2.FONT_HERSHEY_SIMPLEX, side / 1000, 255, 2, cv2.LINE_AA
+    )
     pixels = np.maximum(phantom.radiograph.pixels, notice.astype(np.float32) / np.float32(255))
     return replace(phantom, radiograph=replace(phantom.radiograph, pixels=pixels))
 
@@ -149,8 +150,8 @@ def make_dicom(radiograph: Radiograph, *, seed: int) -> Dataset:
     dicom.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dicom.StudyInstanceUID = _uid("study", seed)
     dicom.SeriesInstanceUID = _uid("series", seed)
-    dicom.PatientName = "SYNTHETIC^PHANTOM"
-    dicom.PatientID = f"SYNTHETIC-{seed}"
+    dicom.PatientName = f"{SYNTHETIC}^PHANTOM"
+    dicom.PatientID = f"{SYNTHETIC}-{seed}"
     dicom.PatientBirthDate = dicom.PatientSex = ""
     dicom.StudyDate = dicom.StudyTime = dicom.StudyID = dicom.AccessionNumber = ""
     dicom.ReferringPhysicianName = dicom.Manufacturer = ""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo import __version__
-from cxrdemo.labels import NOTICE
+from cxrdemo.labels import NOTICE, SYNTHETIC
 from cxrdemo.rendering import encode_png, figure_png
 from cxrdemo.results import Analysis, LungMask, MaskingMode, Side
 
@@ -242,10 +242,12 @@ def case_archive(analysis: Analysis, *, name: str = "", sha256: str = "") -> byt
         parts["labels.png"] = label_mask_png(analysis.lungs)
     if analysis.readings:
         parts["heat.npz"] = heat_npz(analysis)
+    # A mask and a grid of numbers have no room for the word.
+    mark = f"{SYNTHETIC}-" if analysis.radiograph.source.synthetic else ""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for file, content in parts.items():
-            archive.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(mark + file), content, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 

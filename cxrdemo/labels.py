@@ -7,6 +7,9 @@ underscores where a name is shown.
 from dataclasses import dataclass
 from typing import Final
 
+SYNTHETIC: Final = "SYNTHETIC"
+"""Marks, wherever it goes, an image that was drawn or that something was drawn into."""
+
 NOTICE: Final = "Research use only. Not a medical device."
 """Stands on everything that shows or records a result."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrdemo.errors import NoLungsFoundError, PromptError
+from cxrdemo.labels import SYNTHETIC
 from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import LungMask, bounding_box
 
@@ -48,9 +49,6 @@ _REACH: Final = 1.0 + sum(ROUGHNESS / number for number in range(1, 1 + WAVES))
 
 VISIBLE: Final = 0.3
 """Where the opacity is above this part of its centre's, the lesion is said to be."""
-
-PLANTED: Final = "SYNTHETIC"
-"""How the remark on a planted lesion begins."""
 
 
 def opacity_of(
@@ -147,7 +145,7 @@ def plant(
     radius = 0.5 * diameter * (box[3] - box[1])
     opacity = opacity_of(radiograph.hw, (y, x), radius, np.random.default_rng(0))
     drawn = (
-        f"{PLANTED}: a {kind} of {diameter:.0%} of the lungs' height and a contrast of "
+        f"{SYNTHETIC}: a {kind} of {diameter:.0%} of the lungs' height and a contrast of "
         f"{contrast:.2f} was drawn at ({x:.0f}, {y:.0f})"
     )
     source = radiograph.source
@@ -158,5 +156,6 @@ def plant(
             source,
             steps=(*source.steps, drawn),
             warnings=(f"{drawn}. What is found here is about no patient.", *source.warnings),
+            synthetic=True,
         ),
     )

@@ -24,7 +24,6 @@ from cxrdemo.engines import Engine, usable_engine
 from cxrdemo.errors import CheckpointError, NoLungsFoundError
 from cxrdemo.gate import check
 from cxrdemo.hub import checkpoint_folder
-from cxrdemo.lesions import plant
 from cxrdemo.lungs import Stroke, paint
 from cxrdemo.masking import (
     DEFAULT_MARGIN,
@@ -259,22 +258,6 @@ class Pipeline:
                 radius = CLICK_RADIUS * found.lungs.sides.shape[0]
                 kept = (*kept, Stroke((click,), radius, add))
         return Found(paint(in_worker(ask), kept), found.embedding, kept)
-
-    def plant(
-        self,
-        radiograph: Radiograph,
-        lungs: LungMask | None,
-        kind: str,
-        centre: tuple[float, float],
-        *,
-        diameter: float,
-        contrast: float,
-    ) -> Radiograph:
-        """The radiograph with a synthetic lesion in it, to see what the models make of it.
-
-        See `lesions.plant`.
-        """
-        return plant(radiograph, lungs, kind, centre, diameter=diameter, contrast=contrast)
 
     def probe(
         self, radiograph: Radiograph, lungs: LungMask, margins: Sequence[float]

@@ -51,6 +51,7 @@ class Source:
         inverted: Whether dark and bright changed places after that.
         sides: Whether the header says where the patient's right is, or the usual view is assumed.
         windows: Of a DICOM header: explanation or "", centre and width; the first is applied.
+        synthetic: Whether the image was drawn, or something was drawn into it.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Source:
     inverted: bool = False
     sides: Literal["header", "assumed"] = "assumed"
     windows: tuple[tuple[str, float, float], ...] = ()
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, eq=False)

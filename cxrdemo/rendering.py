@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cxrdemo.labels import FINDINGS, NO_FINDING, NOTICE, display_name
+from cxrdemo.labels import FINDINGS, NO_FINDING, NOTICE, SYNTHETIC, display_name
 from cxrdemo.masking import apply_mask
 from cxrdemo.placement import Placement
 from cxrdemo.radiograph import MIN_READABLE_PX, Radiograph
@@ -230,7 +230,8 @@ def figure(analysis: Analysis) -> Figure:
         sides=_side_letters(analysis.radiograph),
     )
     middle = sheet.width / 2
-    sheet.write(middle, 8, NOTICE, size=12, color="firebrick", weight="bold", ha="center")
+    head_line = f"{SYNTHETIC}. {NOTICE}" if analysis.radiograph.source.synthetic else NOTICE
+    sheet.write(middle, 8, head_line, size=12, color="firebrick", weight="bold", ha="center")
     sheet.write(middle, _HEAD_PX - 4, "\n".join(doubts), size=7, color="firebrick", ha="center")
     sheet.write(middle, sheet.height - foot, small_print, size=7, ha="center")
     if not readings:

@@ -273,6 +273,13 @@ def test_figure_draws_and_says_what_it_shows(make, pictures: int, words: str) ->
         assert "no finding is shown" in text
 
 
+def test_figure_of_a_drawn_image_says_so_at_its_head() -> None:
+    radiograph = noise_radiograph(hw=HW)
+    assert "SYNTHETIC" not in words_of(figure(fake_pipeline().analyse(radiograph)))
+    drawn = replace(radiograph, source=replace(radiograph.source, synthetic=True))
+    assert f"SYNTHETIC. {NOTICE}" in words_of(figure(fake_pipeline().analyse(drawn)))
+
+
 @pytest.mark.parametrize("hw", [HW, (144, 400), (400, 144)])
 def test_figure_shows_each_picture_pixel_by_pixel_inside_the_page(hw: tuple[int, int]) -> None:
     analysis = fake_pipeline().analyse(noise_radiograph(hw=hw))

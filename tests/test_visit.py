@@ -552,10 +552,23 @@ def _answered(visit: Visit) -> Iterator[str]:
 
 def test_a_question_about_another_image_is_not_answered(visit: Visit) -> None:
     (before,) = visit.ask("mask_undo", {"study": "none"})
-    assert before.payload["reason"] == GONE
+    assert (before.payload["reason"], before.payload["gone"]) == (GONE, True)
     opened(visit)
     (other,) = visit.ask("mask_undo", {"study": "another"})
     assert other.payload["reason"] == UNREAD
+    assert "gone" not in other.payload
+
+
+def test_a_viewer_that_was_cut_off_is_told_whether_its_image_is_still_here(visit: Visit) -> None:
+    opened(visit)
+    study = session_of(visit).study
+    assert list(visit.still_there({"study": study})) == []
+    for detail in ({"study": "another"}, {}):
+        (answer,) = visit.still_there(detail)
+        assert (answer.payload["gone"], answer.payload["failed"]) == (True, True)
+    visit.end()
+    (answer,) = visit.still_there({"study": study})
+    assert answer.payload["reason"] == GONE
 
 
 # ---- What the page says --------------------------------------------------------------------------
@@ -787,11 +800,41 @@ def test_a_doubt_reaches_the_viewer_with_its_remedy(monkeypatch: pytest.MonkeyPa
     assert sent["doubts"] == [{"message": "Bones are dark.", "remedy": "invert"}]
 
 
-def test_the_case_is_handed_out_as_one_file_that_names_nobody(accepting: None) -> None:
+def upload_example(visit: Visit, folder: Path) -> None:
+    """As a file of the visitor's own, of which nothing says that it was drawn."""
+    list(visit.open_upload(uploaded(folder, (BUNDLED_EXAMPLES / EXAMPLES[0].name).read_bytes())))
+
+
+def test_the_case_is_handed_out_as_one_file_that_names_nobody(
+    accepting: None, tmp_path: Path
+) -> None:
     visit = Visit(Models.of(fake_pipeline()))
-    opened(visit)
+    upload_example(visit, tmp_path)
+    files = case_files(visit)
+    assert {"analysis.json", "figure.png", "labels.png", "heat.npz"} <= files.keys()
+    assert b"SYNTHETIC" not in files["analysis.json"]
+
+
+def case_files(visit: Visit) -> dict[str, bytes]:
+    """What Download hands out, by name."""
     (sent,) = asked(visit, "case_wanted")
     kind, coded = sent["case"].split(",", 1)
     assert kind == "data:application/zip;base64"
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(coded))) as archive:
-        assert {"analysis.json", "figure.png", "labels.png", "heat.npz"} <= set(archive.namelist())
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_a_planted_case_is_handed_out_marked_in_every_file(accepting: None, tmp_path: Path) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    upload_example(visit, tmp_path)
+    plain = case_files(visit)
+    asked(visit, "plant", **LESION)
+    marked = case_files(visit)
+    assert marked.keys() == {f"SYNTHETIC-{name}" for name in plain}
+    assert b"SYNTHETIC: a nodule of 10%" in marked["SYNTHETIC-analysis.json"]
+    assert marked["SYNTHETIC-figure.png"] != plain["figure.png"]
+    assert marked["SYNTHETIC-mask.png"] == plain["mask.png"]
+    asked(visit, "plant_removed")
+    assert case_files(visit).keys() == plain.keys()
+    opened(visit)
+    assert case_files(visit).keys() == marked.keys()

@@ -61,6 +61,8 @@ if (!new URLSearchParams(location.search).has("__theme")) document.body.classLis
 """
 """A reading room is dark. Runs before the page is drawn; `?__theme=light` in the address wins."""
 
+_CONNECTION: Final = (_FOLDER / "connection.js").read_text(encoding="utf-8")
+
 _TOGGLE_LIGHT: Final = "() => { document.body.classList.toggle('dark'); }"
 
 
@@ -117,21 +119,18 @@ def _read_tab(visits: Visits) -> _ReadTab:
                 min_width=210,
                 elem_classes="cxr-drop",
             )
-            examples = [
-                (gr.Button(_example_title(example), size="sm", scale=0, min_width=140), example)
-                for example in EXAMPLES
-            ]
-            end: dict[str, Any] = {"size": "sm", "scale": 0, "elem_classes": "cxr-end"}
-            stop = gr.Button("Stop", min_width=60, **end)
-            clear = gr.Button("Clear", min_width=60, **end)
-            theme = gr.Button("Light / dark", min_width=100, **end)
+            small: dict[str, Any] = {"size": "sm", "scale": 0}
+            drawn: dict[str, Any] = {**small, "min_width": 140, "elem_classes": "cxr-example"}
+            examples = [(gr.Button(_example_title(each), **drawn), each) for each in EXAMPLES]
+            stop = gr.Button("Stop", min_width=60, elem_classes=["cxr-end", "cxr-stop"], **small)
+            clear = gr.Button("Clear", min_width=60, elem_classes="cxr-end", **small)
+            theme = gr.Button("Light / dark", min_width=100, elem_classes="cxr-end", **small)
         status = gr.HTML(panels.status(None), elem_classes="cxr-status-box")
     with gr.Row(visible=False, elem_classes="cxr-list") as way:
-        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 100}
-        previous = gr.Button("Previous", elem_classes="cxr-previous", **small)
+        previous = gr.Button("Previous", min_width=100, elem_classes="cxr-previous", **small)
         place = gr.HTML("")
-        following = gr.Button("Next", elem_classes="cxr-next", **small)
-    viewer = _own_html(viewer_sheets.HTML, viewer_sheets.SCRIPT)
+        following = gr.Button("Next", min_width=100, elem_classes="cxr-next", **small)
+    viewer = _own_html(viewer_sheets.HTML, viewer_sheets.SCRIPT, elem_id="cxr-viewer")
     with gr.Accordion("Remarks, and how this image was read", open=False, elem_classes="cxr-how"):
         details = gr.HTML("<p>No image yet.</p>")
 
@@ -142,6 +141,7 @@ def _read_tab(visits: Visits) -> _ReadTab:
     for button, example in examples:
         button.click(_of(visits, partial(_open_example, example)), **event)
     viewer.fine_wanted(_asked(visits, Visit.fine), **event)
+    viewer.still_there(_asked(visits, Visit.still_there), **event)
     for name in (*QUESTIONS, READ_AGAIN):
         getattr(viewer, name)(_asked(visits, partial(_ask, name)), **event)
     stop.click(_of(visits, Visit.stop), **event)
@@ -243,9 +243,15 @@ def _list_place(batch: Batch) -> tuple[Any, ...]:
     )
 
 
-def _own_html(markup: str, script: str) -> gr.HTML:
+def _own_html(markup: str, script: str, elem_id: str | None = None) -> gr.HTML:
     """A component of our own."""
-    return gr.HTML(None, html_template=markup, js_on_load=script, apply_default_css=False)
+    return gr.HTML(
+        None,
+        html_template=markup,
+        js_on_load=script,
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
 
 
 def launch_options(*, password: str | None = None, mcp: bool = False) -> dict[str, Any]:
@@ -273,7 +279,7 @@ def launch_options(*, password: str | None = None, mcp: bool = False) -> dict[st
             button_primary_background_fill_hover_dark="#075985",
         ),
         "css_paths": [_FOLDER / "style.css", viewer_sheets.STYLES, table_sheets.STYLES],
-        "head": _DARK_FIRST,
+        "head": f"{_DARK_FIRST}<script>{_CONNECTION}</script>",
         "ssr_mode": False,
         # It would write file names into the browser's storage.
         "run_history": False,

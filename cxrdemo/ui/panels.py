@@ -9,7 +9,7 @@ from html import escape
 from typing import Final
 
 from cxrdemo.figure_names import FigureName
-from cxrdemo.labels import FINDING_KEYS, NOTICE, display_name
+from cxrdemo.labels import FINDING_KEYS, NOTICE, SYNTHETIC, display_name
 from cxrdemo.results import Analysis, MaskingMode
 from cxrdemo.specs import CheckpointSpec, Estimate
 
@@ -21,8 +21,8 @@ HEADER: Final = f"""
 </header>
 """
 
-SYNTHETIC: Final = "SYNTHETIC: a computed phantom, not a patient."
-"""The remark that marks an analysis of a bundled example."""
+PHANTOM: Final = f"{SYNTHETIC}: a computed phantom, not a patient."
+"""The remark on a bundled example."""
 
 
 def missing_parts(
@@ -63,9 +63,9 @@ def status(analysis: Analysis | None) -> str:
     source = analysis.radiograph.source
     height, width = analysis.radiograph.hw
     parts = [f"{source.kind}, {width} x {height} px", f"{sum(analysis.seconds.values()):.1f} s"]
-    if SYNTHETIC in source.warnings:
-        parts.insert(0, "SYNTHETIC example")
-    remarks = [warning for warning in analysis.warnings if warning != SYNTHETIC]
+    if source.synthetic:
+        parts.insert(0, f"{SYNTHETIC} example")
+    remarks = [warning for warning in analysis.warnings if warning != PHANTOM]
     if remarks:
         parts.append(
             remarks[0] if len(remarks) == 1 else f"{remarks[0]} And {len(remarks) - 1} more below."

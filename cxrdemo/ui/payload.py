@@ -267,6 +267,7 @@ class Payload(TypedDict, total=False):
         clear: Back to the empty page.
         failed: No answer will come to what was asked.
         reason: Why, in words.
+        gone: That the image is no longer here, so that it has to be sent again.
         stage: What is being done, in words; None when all is there.
         synthetic: Whether the image is a computed one.
         doubts: Why the image may not be what the models can read.
@@ -292,6 +293,7 @@ class Payload(TypedDict, total=False):
     clear: bool
     failed: bool
     reason: str
+    gone: bool
     stage: str | None
     synthetic: bool
     doubts: list[DoubtPart]

@@ -23,6 +23,7 @@ from cxrdemo.errors import CheckpointError, CxrDemoError, PromptError
 from cxrdemo.examples import Example
 from cxrdemo.export import case_archive
 from cxrdemo.files import read_radiograph
+from cxrdemo.lesions import plant
 from cxrdemo.lungs import Stroke
 from cxrdemo.masking import margin_remarks
 from cxrdemo.radiograph import Radiograph, Remedy, remedied
@@ -193,8 +194,7 @@ class Visit:
                 return
             study = secrets.token_hex(4)
             bare = Analysis(radiograph, None, {}, (), {}, ())
-            synthetic = panels.SYNTHETIC in radiograph.source.warnings
-            parts: Payload = {"study": study, "synthetic": synthetic}
+            parts: Payload = {"study": study, "synthetic": radiograph.source.synthetic}
             parts |= image_part(bare)
 
             def stage(words: str) -> Shown:
@@ -250,7 +250,7 @@ class Visit:
         ticket = self._turn.join()
         session = self.session
         if session is None or session.study != detail.get("study"):
-            yield _failed(GONE if session is None else UNREAD)
+            yield _gone() if session is None else _failed(UNREAD)
             return
         if question == READ_AGAIN:
             yield from self._remedied(session, str(detail.get("remedy")))
@@ -304,7 +304,7 @@ class Visit:
             raise PromptError("The numbers of this image are withheld; ask for them first.")
         x, y, diameter, contrast = _numbers(detail, "x", "y", "diameter", "contrast")
         kind, lungs = str(detail.get("kind")), session.analysis.lungs
-        radiograph = pipeline.plant(
+        radiograph = plant(
             session.analysis.radiograph, lungs, kind, (x, y), diameter=diameter, contrast=contrast
         )
         analysis = pipeline.analyse(radiograph, lungs=lungs, margin=_margin_of(session.analysis))
@@ -378,9 +378,10 @@ class Visit:
             yield self._shown(session, probes=None)
 
     def _pack(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
-        """Hands out all that is known about the image, in one file."""
+        """Hands out all that is known about the image that is looked at, in one file."""
         session = self._session()
-        yield Shown(_payload(session, **case_part(case_archive(session.analysis))))
+        analysis = session.analysis if session.planted is None else session.planted.analysis
+        yield Shown(_payload(session, **case_part(case_archive(analysis))))
 
     def _read_again(
         self, ticket: Ticket, session: Session, seconds: float = 0.0
@@ -403,6 +404,12 @@ class Visit:
         if session is not None and session.study == detail.get("study"):
             part = fine_part(session.analysis.radiograph)
             yield Shown(payload(**(part | {"study": session.study})))
+
+    def still_there(self, detail: Detail) -> Iterator[Shown]:
+        """Says so if the image that the viewer shows is not here: asked after a lost connection."""
+        session = self.session
+        if session is None or session.study != detail.get("study"):
+            yield _gone()
 
     # ---- Ends ------------------------------------------------------------------------------------
 
@@ -644,7 +651,7 @@ def in_words(error: Exception) -> str:
 def _read_example(example: Example) -> Radiograph:
     radiograph = read_radiograph(_EXAMPLES / example.name)
     source = radiograph.source
-    marked = replace(source, warnings=(panels.SYNTHETIC, *source.warnings))
+    marked = replace(source, warnings=(panels.PHANTOM, *source.warnings), synthetic=True)
     return replace(radiograph, source=marked)
 
 
@@ -722,6 +729,11 @@ def _payload(session: Session, **parts: Unpack[Payload]) -> Payload:
 
 def _says(words: str) -> Shown:
     return Shown(status=panels.note(words))
+
+
+def _gone() -> Shown:
+    """Tells the viewer that its image is no longer here."""
+    return Shown(payload(failed=True, reason=GONE, gone=True), panels.note(GONE, is_error=True))
 
 
 def _failed(reason: str) -> Shown:

@@ -42,6 +42,21 @@ function reachable(picture, zoom, x, y) {
   };
 }
 
+// What is seen of a picture in a pane, finely enough for both: its size, where the picture lies in
+// it, and how many of its pixels are one of the pane's. What lies beside the picture is left out. No
+// pixel of the pane takes less than `finest` of it, and none of the picture less than one, as long as
+// no side is longer than `most`.
+function seenOf(picture, pane, view, finest, most = 4096) {
+  const at = placed(picture, pane, view);
+  const corners = [toPane(at, [0, 0]), toPane(at, [picture.width, picture.height])];
+  const [left, right] = corners.map(([x]) => bounded(x, 0, pane.width)).sort((a, b) => a - b);
+  const [top, bottom] = corners.map(([, y]) => bounded(y, 0, pane.height)).sort((a, b) => a - b);
+  const ratio = Math.min(Math.max(finest, 1 / at.scale), most / Math.max(right - left, bottom - top));
+  const width = Math.max(1, Math.round((right - left) * ratio)), height = Math.max(1, Math.round((bottom - top) * ratio));
+  const linear = Object.fromEntries(["scale", "a", "b", "c", "d"].map((key) => [key, at[key] * ratio]));
+  return { width, height, ratio, at: { ...linear, e: (at.e - left) * ratio, f: (at.f - top) * ratio } };
+}
+
 // The box between two corners, in any order, cut off at the picture: [x0, y0, x1, y1].
 function boxBetween(picture, a, b) {
   const across = [a[0], b[0]].map((x) => bounded(x, 0, picture.width));

@@ -74,6 +74,7 @@ const actions = {
   swap: () => change({ swapped: !view.swapped }),
   download: () => ask("case_wanted", {}, null),
   print: () => window.print(),
+  resend: () => data?.again?.(),
   sheet: () => {
     const isOpen = root.toggleAttribute("data-sheet");
     find("[data-do=sheet]").setAttribute("aria-expanded", isOpen);
@@ -231,11 +232,16 @@ function takeHands() {
   find("[data-point]").addEventListener("change", (event) => change({ point: event.target.selectedIndex }));
   find("[data-preset]").addEventListener("change", (event) => setPreset(event.target.value));
   document.addEventListener("change", (event) => {
-    if (event.target.matches?.(".cxr-open input[type=file]")) openedName = event.target.files[0]?.name ?? "";
+    if (!event.target.matches?.(".cxr-open input[type=file]")) return;
+    const files = new DataTransfer(), file = event.target.files[0];
+    if (file) files.items.add(file);
+    opened = { name: file?.name ?? "", again: file ? () => open(files.files) : null };
   }, true);
   document.addEventListener("click", (event) => {
     // Examples, and what is opened from the list of a batch, have no file here.
-    if (event.target.closest?.(".cxr-open button:not(.cxr-drop), .cxr-list, [role=tabpanel]:not(:has(.cxv))")) openedName = "";
+    const example = event.target.closest?.(".cxr-open .cxr-example");
+    if (example) opened = { name: "", again: () => example.click() };
+    if (event.target.closest?.(".cxr-list, [role=tabpanel]:not(:has(.cxv))")) opened = { name: "", again: null };
   }, true);
   document.addEventListener("keydown", onKey);
   // Not when the pointer goes down: what is pressed would move away before it is let go of.

@@ -215,10 +215,15 @@ function greyOf(pyramid, width, height, at) {
 }
 
 // A pane as it is seen, on a canvas of its own: for Save. The card's films are bound to the screen.
-function paint(context, spec, width, height, at, ratio) {
+function paint(context, { spec, right, left }, width, height, at, ratio) {
   const parts = ingredients(spec, width, height, at);
   context.drawImage(filmOf(parts), 0, 0);
   drawMarks(context, spec, parts, ratio);
+  for (const side of [right, left]) {
+    const across = { left: 10 * ratio, right: width - 24 * ratio }, down = { top: 16 * ratio, bottom: height - 28 * ratio };
+    const { at: edge } = side.dataset;
+    write(context, side.textContent, across[edge] ?? width / 2, down[edge] ?? height - 8 * ratio, ratio);
+  }
 }
 
 // Everything over the film.

@@ -35,7 +35,8 @@ let levels = null; // {width, height, values}: from which margin on a pixel is k
 let panes = []; // of `layOut`
 let busy = false; // an answer from the server is under way, so numbers are stale
 let asked = null; // what that answer will change: "all" or "loose"
-let openedName = ""; // of the file opened last, and
+let opened = { name: "", again: null }; // what was opened last, and how to open it once more; never stored
+let link = "there"; // to the server: "there", "lost", or "gone": it has forgotten the image
 let fileName = ""; // of the file that is shown: they are known to this browser alone
 let order = []; // of the findings in the panel: kept for an image, so that no row moves at a toggle
 let hasChosen = false; // the reader has chosen a finding, which then stays from image to image
@@ -51,6 +52,7 @@ let turns = 0;
 async function receive() {
   if (!props.value || !props.value.run) return;
   const { case: archive, ...sent } = props.value;
+  if (sent.gone) link = "gone";
   if (sent.fine) return receiveFine(sent);
   const turn = ++turns;
   if (sent.clear) {
@@ -61,14 +63,8 @@ async function receive() {
     busy = false;
     return refresh();
   }
-  if (sent.failed) {
-    busy = false;
-    questions.length = 0;
-    marks.length = Math.min(marks.length, (data && data.corrections) || 0);
-    if (data && data.stage) data.stage = sent.reason || "This image was not read to its end.";
-    return refresh();
-  }
-  if (archive) takeAway({ url: archive, name: `${stem()}.zip` });
+  if (sent.failed) return fail(sent.reason);
+  if (archive) takeAway({ url: archive, name: `${stem()}${data?.planted ? "-SYNTHETIC" : ""}.zip` });
   const isNew = !data || sent.study !== data.study;
   if (isNew && !sent.image) return;
   // A stage tells the picture again, a remedy brings another one.
@@ -84,7 +80,9 @@ async function receive() {
     view.cross = [sent.image.width / 2, sent.image.height / 2];
     questions.length = marks.length = 0;
     if (renderer) renderer.forget();
-    fileName = openedName;
+    fileName = opened.name;
+    sent.again = opened.again;
+    link = "there";
   }
   const isFirstReading = merged.maskings && (isNew || !data.maskings);
   data = merged;
@@ -104,6 +102,16 @@ async function receive() {
   }
   if (isFirstReading && !hasChosen) view.label = firstLook();
   if (!busy) askNext();
+  refresh();
+}
+
+// No answer will come to what was asked.
+function fail(reason) {
+  busy = false;
+  questions.length = 0;
+  marks.length = Math.min(marks.length, (data && data.corrections) || 0);
+  if (data?.maskings?.loose) view.margin = data.maskings.loose.margin;
+  if (data && data.stage) data.stage = reason || "This image was not read to its end.";
   refresh();
 }
 
@@ -143,6 +151,11 @@ async function levelsOf(url) {
 const questions = [];
 function ask(event, detail = {}, changes = "all") {
   if (!data || (data.stage && !data.maskings && event !== "read_again")) return;
+  if (link !== "there") {
+    if (data.maskings?.loose) view.margin = data.maskings.loose.margin;
+    marks.length = Math.min(marks.length, data.corrections || 0);
+    return refresh();
+  }
   const waiting = questions.findIndex((question) => question.event === event && event === "margin_changed");
   if (waiting >= 0) questions.splice(waiting, 1);
   questions.push({ event, detail, changes });
@@ -164,7 +177,7 @@ function askNext() {
 // does not show. No number waits for it.
 let fineAskedOf = null;
 function askForFine() {
-  if (!data || data.planted || fineAskedOf === data.study || !needsFine(data.image, view, deviceScale())) return;
+  if (!data || data.planted || link !== "there" || fineAskedOf === data.study || !needsFine(data.image, view, deviceScale())) return;
   fineAskedOf = data.study;
   trigger("fine_wanted", { study: data.study });
 }
@@ -174,6 +187,30 @@ async function receiveFine(sent) {
   if (!data || data.study !== sent.study || data.image !== image) return; // meanwhile there is another one
   fine = finer;
   refresh();
+}
+
+// What connection.js tells. After a break the server is asked whether it still has the image.
+function onLost() {
+  link = "lost";
+  fail("The connection was lost before this image was read.");
+}
+
+function onBack() {
+  link = "there";
+  if (data) trigger("still_there", { study: data.study });
+  refresh();
+}
+
+function showConnection() {
+  const words = {
+    there: "",
+    lost: "Connection lost. Reconnecting…",
+    gone: `The server no longer has this image. What you see stays; nothing new can be asked.${data?.corrections ? " Corrections of the lungs would have to be made again." : ""}`,
+  }[link];
+  const box = find(".cxv-connection"), text = box.querySelector("span");
+  box.hidden = !words || (link === "gone" && !data);
+  if (text.textContent !== words) text.textContent = words;
+  box.querySelector("button").hidden = link !== "gone" || !data?.again;
 }
 
 // A page that was loaded anew, by hand or because the server was, says what became of its image.
@@ -275,6 +312,7 @@ function showControls() {
   find(".cxv-planting .cxv-tip").textContent = busy ? "Reading anew…" : data && data.planted ? "Click elsewhere to move it." : "Click into a lung.";
   showLegend();
   showPointed();
+  showConnection();
 }
 
 function chooseAmong(buttons, key, chosen) {
@@ -299,36 +337,43 @@ function showLegend() {
 
 // ---- Taking away -----------------------------------------------------------------------------------------
 
-// The panes as they are seen, at the picture's own size, with what tells how they came about.
+// The panes as they are seen, with what tells how they came about: as finely as the screen shows
+// them, and no picture at less than its own pixels.
 function save() {
   if (waiting === false) layOut(); // what was just asked for stands in the panes from the next frame on
-  const { width, height } = posedSize(data.image, view);
   const visible = panes.filter((pane) => !pane.box.hidden);
+  const pane = { width: visible[0].film.clientWidth, height: visible[0].film.clientHeight };
+  const { width, height, ratio, at } = seenOf(data.image, pane, view, Math.min(window.devicePixelRatio || 1, 2));
   const columns = Math.min(3, visible.length), rows = Math.ceil(visible.length / columns);
-  const strip = Math.max(18, Math.round(height / 32));
+  const strip = Math.round(20 * ratio), room = 2 * strip; // a line for the title, and one for the chips
   const canvas = make("canvas");
   canvas.width = columns * width;
-  canvas.height = rows * (height + strip) + strip;
+  canvas.height = rows * (height + room) + strip;
   const context = canvas.getContext("2d", { alpha: false });
-  const pane = new OffscreenCanvas(width, height).getContext("2d", { alpha: false });
-  context.font = `${Math.round(strip * 0.6)}px system-ui, sans-serif`;
-  visible.forEach(({ spec }, i) => {
-    const x = (i % columns) * width, y = Math.floor(i / columns) * (height + strip);
-    paint(pane, spec, width, height, placed(data.image, { width, height }, { ...view, zoom: 1, x: 0, y: 0 }), Math.max(1, width / 700));
-    context.drawImage(pane.canvas, x, y);
-    context.fillStyle = "#fff";
-    context.fillText(spec.title, x + 6, y + height + strip * 0.7, width - 12);
+  const film = new OffscreenCanvas(width, height).getContext("2d", { alpha: false });
+  const write = (text, x, y, most, colour = "#fff") => {
+    context.fillStyle = colour;
+    context.fillText(text, x + 6 * ratio, y - 6 * ratio, most - 12 * ratio);
+  };
+  context.font = `${Math.round(12 * ratio)}px system-ui, sans-serif`;
+  visible.forEach((one, i) => {
+    const x = (i % columns) * width, y = Math.floor(i / columns) * (height + room);
+    paint(film, one, width, height, at, ratio);
+    context.drawImage(film.canvas, x, y);
+    write(one.title.textContent, x, y + height + strip, width);
+    const chips = [...one.chips.children], isWarning = chips.some((chip) => chip.hasAttribute("data-warning"));
+    write(chips.map((chip) => chip.textContent).join(" · "), x, y + height + room, width, isWarning ? "#f0b860" : "#a9b1ba");
   });
   const finding = view.label === null ? null : reading()?.findings[view.label];
   const point = finding && pointAt(finding, view.point);
   const words = [
-    data.synthetic || data.planted ? "SYNTHETIC" : "", fileName,
+    data.synthetic || data.planted ? "SYNTHETIC" : "", view.zoom > 1 ? `${fileName} (part of it)` : fileName,
     finding && point && finding.proven ? `threshold ${point.threshold.toFixed(2)} (${point.name})` : "",
     view.mode === "loose" || view.layout === "compare" ? `margin ${Math.round(100 * view.margin)} %` : "",
     view.heat ? `heat on ${view.scale === "own" ? "its own" : "one shared"} scale` : "",
     `window ${windowText()}`, "research use only, not a medical device",
   ];
-  context.fillText(words.filter(Boolean).join(" · "), 6, canvas.height - strip * 0.3, canvas.width - 12);
+  write(words.filter(Boolean).join(" · "), 0, canvas.height, canvas.width);
   canvas.toBlob((blob) => {
     const url = URL.createObjectURL(blob);
     const parts = [stem(), view.layout === "compare" ? "maskings" : view.mode, view.layout === "grid" || view.label === null ? "" : data.labels[view.label].name];
@@ -348,6 +393,8 @@ function takeAway({ url, name }) {
 
 takeHands();
 tellOfReload();
+window.addEventListener("cxr:lost", onLost);
+window.addEventListener("cxr:back", onBack);
 new ResizeObserver(() => refresh()).observe(find(".cxv-panes"));
 watch("value", receive);
 receive();

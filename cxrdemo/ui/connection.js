@@ -1,0 +1,134 @@
+// Holds the page together while the server cannot be reached. Gradio (6.31) would show a toast,
+// answer nothing any more, and load the page anew as soon as a server is there: the picture and all
+// that was set would be gone.
+//
+// What Gradio asks for waits here until there is a server again, and what the old one still owed ends
+// without an answer. The page hears "cxr:lost" and "cxr:back", and `data-owed` on Stop says that the
+// server owes the viewer an answer. A break is noticed when something is asked or owed.
+(() => {
+  const EVERY_MS = 2000, UNREACHED = [502, 504]; // of a proxy; 503 is Gradio's own
+  const fetchNow = window.fetch.bind(window);
+  const owed = new Map(); // id of an event that was joined -> its function in Gradio's config
+  let back = null; // while there is no server: a promise of one
+  let session = null; // of this tab
+
+  const functionOf = (index) => window.gradio_config?.dependencies?.find(({ id }) => id === index);
+  const viewerId = () => window.gradio_config?.components?.find(({ props }) => props?.elem_id === "cxr-viewer")?.id;
+
+  function tellOwed() {
+    const isOwed = [...owed.values()].some((asked) => asked?.outputs.includes(viewerId()));
+    for (const stop of document.querySelectorAll(".cxr-stop")) stop.toggleAttribute("data-owed", isOwed);
+  }
+
+  // The part of an address behind Gradio's prefix, such as "queue/join"; null elsewhere.
+  function doorOf(address) {
+    const { origin, pathname } = new URL(address, location.href), prefix = "/gradio_api/", at = pathname.indexOf(prefix);
+    return origin === location.origin && at >= 0 ? { door: pathname.slice(at + prefix.length), root: pathname.slice(0, at + prefix.length) } : null;
+  }
+
+  const isThere = (answer) => !UNREACHED.includes(answer.status);
+
+  function untilBack(root) {
+    const wait = async () => {
+      window.dispatchEvent(new Event("cxr:lost"));
+      for (;;) {
+        await new Promise((done) => setTimeout(done, EVERY_MS));
+        if (await fetchNow(`${root}app_id`, { cache: "no-store" }).then(isThere, () => false)) break;
+      }
+      back = null;
+      beat(root);
+      window.dispatchEvent(new Event("cxr:back"));
+    };
+    return (back ??= wait());
+  }
+
+  // An answer, however long it takes until there is a server.
+  async function answerTo(input, init, root) {
+    const signal = init?.signal ?? (input instanceof Request ? input.signal : null);
+    for (;;) {
+      if (back) await back;
+      try {
+        const answer = await fetchNow(input instanceof Request ? input.clone() : input, init);
+        if (isThere(answer)) return answer;
+      } catch (error) {
+        if (signal?.aborted) throw error;
+      }
+      await untilBack(root);
+    }
+  }
+
+  // Gradio's heartbeat, by which a server knows when the tab closes, ended with the old connection.
+  function beat(root) {
+    if (session) fetchNow(`${root}heartbeat/${session}`).then(async (answer) => { for await (const _ of chunksOf(answer)); }, () => {});
+  }
+
+  // A stream of answers. Where it breaks off, what is owed ends: with outputs that change nothing.
+  async function* answers(answer, root) {
+    const decoder = new TextDecoder();
+    let text = "";
+    for await (const chunk of chunksOf(answer)) {
+      text += decoder.decode(chunk, { stream: true });
+      const lines = text.split("\n");
+      text = lines.pop();
+      for (const line of lines) {
+        if (!/^data:.*"(process_completed|unexpected_error)"/.test(line)) continue;
+        const { event_id: event } = JSON.parse(line.slice(5));
+        if (event) owed.delete(event);
+        else owed.clear();
+      }
+      tellOwed();
+      yield chunk;
+    }
+    if (!owed.size) return;
+    untilBack(root);
+    const messages = [...owed].map(([event_id, asked]) => {
+      const data = (asked?.outputs ?? []).map(() => ({ __type__: "update" }));
+      return { msg: "process_completed", event_id, success: true, output: { data, is_generating: false } };
+    });
+    owed.clear();
+    tellOwed();
+    for (const message of [...messages, { msg: "close_stream" }]) yield new TextEncoder().encode(`data: ${JSON.stringify(message)}\n\n`);
+  }
+
+  // What a server sends until it ends or is gone, which is the same here.
+  async function* chunksOf(answer) {
+    const reader = answer.body.getReader();
+    try {
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        yield value;
+      }
+    } catch (error) {
+      if (error.name === "AbortError") throw error; // Gradio itself has closed it
+    }
+  }
+
+  function streamed({ status, headers }, chunks) {
+    const body = new ReadableStream({
+      async pull(controller) {
+        const { done, value } = await chunks.next();
+        if (done) controller.close();
+        else controller.enqueue(value);
+      },
+      cancel: () => chunks.return(),
+    });
+    return new Response(body, { status, headers });
+  }
+
+  window.fetch = async (input, init) => {
+    const found = doorOf(input instanceof Request ? input.url : input);
+    if (!found) return fetchNow(input, init);
+    const { door, root } = found, answer = await answerTo(input, init, root);
+    if (!answer.ok || !answer.body) return answer;
+    if (door === "queue/data") return streamed(answer, answers(answer, root));
+    if (door === "queue/join") {
+      const { event_id: event } = await answer.clone().json();
+      const asked = JSON.parse(init.body);
+      session = asked.session_hash;
+      owed.set(event, functionOf(asked.fn_index));
+      tellOwed();
+    }
+    return answer;
+  };
+})();

@@ -1,0 +1,138 @@
+"""A tab whose connection to the server breaks, and comes back."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from browser.tabs import DESKTOP, DICOM, Site, choose, numbers, phantom_png, settle, upload
+
+LOST = "Connection lost. Reconnecting…"
+
+
+class Wire:
+    """A TCP connection to a server that can be cut and mended; its address stays."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._held: list[socket.socket] = []
+        self._door = self._listen(0)
+        self.port = self._door.getsockname()[1]
+
+    def cut(self) -> None:
+        """As a server that is killed: every connection ends, and no new one is taken."""
+        for held in [self._door, *self._held]:
+            with suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+            held.close()
+        self._held.clear()
+
+    def mend(self) -> None:
+        self._door = self._listen(self.port)
+
+    def _listen(self, port: int) -> socket.socket:
+        door = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._serve, args=(door,), daemon=True).start()
+        return door
+
+    def _serve(self, door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near = door.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._held += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pump(one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def wire(site: Site) -> Iterator[Wire]:
+    wire = Wire(int(site.url.rstrip("/").rpartition(":")[2]))
+    yield wire
+    wire.cut()
+
+
+@pytest.fixture
+def tab(site: Site, wire: Wire) -> Iterator[Any]:
+    """A tab on that wire. It complains of refused connections, as it should."""
+    context = site.browser.new_context(**DESKTOP)
+    tab = context.new_page()
+    tab.goto(f"http://127.0.0.1:{wire.port}")
+    expect(tab.locator(".cxv-main")).to_be_visible()
+    yield tab
+    context.close()
+
+
+def test_a_tab_outlives_its_server_and_sends_its_image_again(tab: Any, wire: Wire) -> None:
+    line, again = tab.locator(".cxv-connection"), tab.get_by_text("Send it again")
+    upload(tab, DICOM.read_bytes(), "case.dcm")
+    found = numbers(tab).all_text_contents()
+    wire.cut()
+    # What needs no server goes on.
+    tab.keyboard.press("3")
+    expect(numbers(tab)).not_to_have_text(found)
+    tab.keyboard.press("2")
+    tab.locator("[data-slide=margin]").fill("12")
+    expect(line).to_contain_text(LOST)
+    expect(again).to_be_hidden()
+    tab.keyboard.press("1")
+    expect(numbers(tab)).to_have_text(found)
+    wire.mend()
+    expect(line).to_contain_text("no longer has this image")
+    expect(numbers(tab)).to_have_text(found)
+    expect(tab.locator(".toast-body")).to_have_count(0)
+    # A question is not asked, and changes nothing.
+    tab.keyboard.press("2")
+    tab.locator("[data-slide=margin]").fill("15")
+    expect(tab.locator("[data-out=margin]")).to_contain_text("8 %")
+    tab.keyboard.press("1")
+    again.click()
+    expect(line).to_be_hidden()
+    expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_have_count(1)
+    expect(numbers(tab)).to_have_text(found)
+    expect(tab.locator(".cxv-title").first).to_contain_text("case.dcm")
+    tab.keyboard.press("2")
+    tab.locator("[data-slide=margin]").fill("15")
+    settle(tab)
+    expect(tab.locator("[data-out=margin]")).to_contain_text("15 %")
+
+
+def test_an_image_whose_reading_breaks_off_says_so(
+    tab: Any, wire: Wire, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, analyse = threading.Event(), site.pipeline.analyse
+
+    def wait_and_analyse(*args: Any, **options: Any) -> Any:
+        assert go.wait(60)
+        return analyse(*args, **options)
+
+    monkeypatch.setattr(site.pipeline, "analyse", wait_and_analyse)
+    stop = tab.get_by_text("Stop", exact=True).first
+    expect(stop).to_be_hidden()
+    choose(tab, phantom_png(1))
+    expect(tab.locator(".cxv-none")).to_have_text("Reading the findings…")
+    expect(stop).to_be_visible()
+    wire.cut()
+    expect(tab.locator(".cxv-connection")).to_contain_text(LOST)
+    expect(tab.locator(".cxv-none")).to_have_text(
+        "The connection was lost before this image was read."
+    )
+    expect(stop).to_be_hidden()
+    go.set()
+    wire.mend()
+    expect(tab.locator(".cxv-connection")).to_contain_text("no longer has this image")
+    tab.get_by_text("Send it again").click()
+    expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_have_count(1)
+    expect(stop).to_be_hidden()
