@@ -28,6 +28,13 @@ def test_a_dicom_without_suffix_shows_the_numbers_of_every_masking(tab: Any, sit
     expect(tab.get_by_text("not a medical device").first).to_be_visible()
     expect(tab.locator("body")).to_have_class(re.compile("dark"))
     assert tab.evaluate("document.documentElement.scrollHeight") <= 900
+    # The title stands on the line of the tabs.
+    title, first = (
+        tab.locator(what).first.bounding_box()
+        for what in (".cxr-header h1", ".cxr-tabs [role=tab]")
+    )
+    middles = [box["y"] + box["height"] / 2 for box in (title, first)]
+    assert abs(middles[0] - middles[1]) < 4
     analysis = site.pipeline.analyse(read_radiograph(DICOM))
     for key, mode in zip("123", MaskingMode, strict=True):
         tab.keyboard.press(key)
