@@ -118,7 +118,7 @@ def _connected(address: str) -> Any:
         raise SettingError(
             "--ray needs Ray: install the extra with `pip install cxrdemo[ray]`."
         ) from error
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if address == LOCAL:
             ray.init(include_dashboard=False, **quiet)
