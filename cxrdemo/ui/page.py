@@ -123,7 +123,7 @@ def _read_tab(visits: Visits) -> _ReadTab:
             drawn: dict[str, Any] = {**small, "min_width": 140, "elem_classes": "cxr-example"}
             examples = [(gr.Button(_example_title(each), **drawn), each) for each in EXAMPLES]
             stop = gr.Button("Stop", min_width=60, elem_classes=["cxr-end", "cxr-stop"], **small)
-            clear = gr.Button("Clear", min_width=60, elem_classes="cxr-end", **small)
+            clear = gr.Button("Clear", min_width=60, elem_classes=["cxr-end", "cxr-clear"], **small)
             theme = gr.Button("Light / dark", min_width=100, elem_classes="cxr-end", **small)
         status = gr.HTML(panels.status(None), elem_classes="cxr-status-box")
     with gr.Row(visible=False, elem_classes="cxr-list") as way:

@@ -5,7 +5,8 @@ that a toggle or a slider may ask for is in here, so that neither makes a reques
 """
 
 import base64
-import secrets
+import itertools
+import time
 from collections.abc import Mapping
 from typing import Final, TypedDict, Unpack
 
@@ -262,7 +263,8 @@ class Payload(TypedDict, total=False):
     """What the viewer may be sent. A payload adds to those before it of the same study.
 
     Attributes:
-        run: Identity of this payload: the viewer looks at every one.
+        run: Number of this payload, higher than those of all before it: the viewer looks at each,
+            and at none from before a Clear or a Stop, which may come after it.
         study: Identity of the image. Another one starts anew, and then the picture must be there.
         clear: Back to the empty page.
         failed: No answer will come to what was asked.
@@ -288,7 +290,7 @@ class Payload(TypedDict, total=False):
         planted: The image with a lesion planted; None where there is none.
     """
 
-    run: str
+    run: int
     study: str
     clear: bool
     failed: bool
@@ -314,9 +316,13 @@ class Payload(TypedDict, total=False):
     planted: PlantedPart | None
 
 
+_RUNS: Final = itertools.count(time.time_ns() // 1000)
+"""Begins at the time in microseconds, so that a server's numbers follow those of the one before."""
+
+
 def payload(**parts: Unpack[Payload]) -> Payload:
-    """A payload with an identity of its own."""
-    return {"run": secrets.token_hex(4), **parts}
+    """A payload with a number of its own."""
+    return {"run": next(_RUNS), **parts}
 
 
 def image_part(analysis: Analysis) -> Payload:

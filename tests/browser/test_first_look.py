@@ -42,6 +42,24 @@ def test_a_dicom_without_suffix_shows_the_numbers_of_every_masking(tab: Any, sit
     expect(tab.locator("[data-out=margin]")).to_contain_text("mm")
 
 
+LONGEST = "moderately against \N{MULTIPLICATION SIGN}0.2"
+
+STICKING_OUT = """(words) => [...document.querySelectorAll('.cxv-row em')].filter((em) => {
+  const row = em.closest('.cxv-row');
+  row.dataset.word = 'moderate';
+  em.textContent = words;
+  const isBeyond = em.getBoundingClientRect().right > row.getBoundingClientRect().right;
+  return isBeyond || em.scrollWidth > em.clientWidth + 1;
+}).map((em) => em.closest('.cxv-row').textContent)"""
+
+
+def test_the_longest_words_of_evidence_fit_their_rows(tab: Any) -> None:
+    for key in "pc":  # in a pair, and in three maskings
+        tab.keyboard.press(key)
+        assert tab.locator(".cxv-row em").count() >= len(FINDINGS)
+        assert tab.evaluate(STICKING_OUT, LONGEST) == []
+
+
 def test_a_doubtful_image_shows_its_numbers_on_request(watched: Watched) -> None:
     tab = watched.open()
     choose(tab, inverted_png(1))

@@ -46,9 +46,9 @@ test("evidence is told in calm words", () => {
   assert.equal(text(0.9, 20, { proven: false }), "not shown to beat chance");
   assert.equal(text(0.3, 11.2), "strong evidence ×11");
   assert.equal(text(0.3, 1.6), "weak evidence ×1.6");
-  assert.equal(text(0.3, 1.1), "neither for nor against ×1.1");
-  assert.equal(text(0.1, 0.4), "weak evidence against ×0.4");
-  assert.equal(text(0.01, 0.04), "strong evidence against ×0.04");
+  assert.equal(text(0.3, 1.1), "neither way ×1.1");
+  assert.equal(text(0.1, 0.4), "weakly against ×0.4");
+  assert.equal(text(0.01, 0.04), "strongly against ×0.04");
   assert.equal(intervalText({ low: 0.6, high: 11.3 }), " (0.6 to 11)");
   assert.equal(intervalText({ low: null, high: null }), "");
 });

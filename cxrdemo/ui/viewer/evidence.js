@@ -45,13 +45,14 @@ const ratioText = (ratio) => (ratio >= 9.95 ? String(Math.round(ratio)) : ratio.
 
 const intervalText = ({ low, high }) => (low === null ? "" : ` (${ratioText(low)} to ${ratioText(high)})`);
 
-// Such as "strong evidence ×11", "weak evidence against ×0.4".
+// Such as "strong evidence ×11", "weakly against ×0.4": short enough for a tile of three maskings.
 function evidenceText({ word, ratio }) {
   if (word === "unproven") return "not shown to beat chance";
   if (word === "below") return "below its threshold";
   if (word === "called") return "above its threshold";
   const times = `×${ratioText(ratio.value)}`;
-  return word === "neither" ? `neither for nor against ${times}` : `${word} evidence${ratio.value < 1 ? " against" : ""} ${times}`;
+  if (word === "neither") return `neither way ${times}`;
+  return ratio.value < 1 ? `${word}ly against ${times}` : `${word} evidence ${times}`;
 }
 
 // The called finding with the strongest evidence, or null: what a page should open on.

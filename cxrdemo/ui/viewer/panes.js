@@ -198,7 +198,7 @@ function draw(pane, most) {
 // A film drawn without a card, of at most so many pixels.
 function filmOf(parts, most = Infinity) {
   const share = Math.min(1, Math.sqrt(most / (parts.width * parts.height)));
-  const width = Math.max(1, Math.round(parts.width * share)), height = Math.max(1, Math.round(parts.height * share));
+  const width = Math.max(1, Math.floor(parts.width * share)), height = Math.max(1, Math.floor(parts.height * share));
   const at = share === 1 ? parts.at : Object.fromEntries(Object.entries(parts.at).map(([key, value]) => [key, value * share]));
   const canvas = new OffscreenCanvas(width, height);
   const source = greyOf(parts.pyramid, width, height, at);

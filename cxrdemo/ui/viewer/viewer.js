@@ -49,20 +49,18 @@ const shown = () => (data && data.planted && planted ? { ...data, ...data.plante
 
 // A payload adds to what is there, unless it belongs to another study, and then it is complete.
 let turns = 0;
+let endedAt = 0; // number of the payload that ended what was read until then
+let cleared = null; // study that was cleared last: what is still said of it comes too late
 async function receive() {
   if (!props.value || !props.value.run) return;
   const { case: archive, ...sent } = props.value;
+  // Gradio tells an event's last answer again when the event ends, which may be after a Clear.
+  if (sent.run < endedAt || (sent.study && sent.study === cleared)) return;
+  if (sent.clear || (sent.failed && data?.stage)) endedAt = sent.run;
   if (sent.gone) link = "gone";
   if (sent.fine) return receiveFine(sent);
   const turn = ++turns;
-  if (sent.clear) {
-    data = picture = fine = planted = levels = null;
-    questions.length = marks.length = 0;
-    hasChosen = false;
-    view = { ...START, ...remembered() };
-    busy = false;
-    return refresh();
-  }
+  if (sent.clear) return clear();
   if (sent.failed) return fail(sent.reason);
   if (archive) takeAway({ url: archive, name: `${stem()}${data?.planted ? "-SYNTHETIC" : ""}.zip` });
   const isNew = !data || sent.study !== data.study;
@@ -102,6 +100,17 @@ async function receive() {
   }
   if (isFirstReading && !hasChosen) view.label = firstLook();
   if (!busy) askNext();
+  refresh();
+}
+
+// The page as it was before any image.
+function clear() {
+  cleared = data?.study ?? cleared;
+  data = picture = fine = planted = levels = null;
+  questions.length = marks.length = 0;
+  hasChosen = false;
+  view = { ...START, ...remembered() };
+  busy = false;
   refresh();
 }
 
