@@ -34,7 +34,17 @@ class Marking:
 @pytest.fixture
 def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     start = ray.init
-    monkeypatch.setattr(ray, "init", lambda **options: start(num_cpus=2, **options))
+
+    def patiently(**options):
+        """Ray gives its node 30 s, which a busy machine may exceed."""
+        for _ in range(4):
+            try:
+                return start(num_cpus=2, **options)
+            except RuntimeError:
+                ray.shutdown()
+        return start(num_cpus=2, **options)
+
+    monkeypatch.setattr(ray, "init", patiently)
     monkeypatch.setenv("PYTHONPATH", f"{HERE.parent}{os.pathsep}{HERE}")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -73,6 +83,27 @@ def test_no_cluster_is_told_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="ray start --head"):
         share_out(
             "nonsense://nowhere",
+            Marking(tmp_path),
+            job,
+            [],
+            uses_gpu=False,
+            tell=lambda outcome: outcome,
+            should_stop=lambda: False,
+        )
+
+
+def test_a_local_cluster_that_does_not_start_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(address: str, **options):
+        assert address == "local"
+        raise RuntimeError("The node timed out.")
+
+    monkeypatch.setattr(ray, "init", too_late)
+    job = Job(tmp_path, ALL_MASKINGS, None, GRAD_CAM, frozenset({"json"}), settings="s")
+    with pytest.raises(SettingError, match="did not start here .The node timed out"):
+        share_out(
+            "local",
             Marking(tmp_path),
             job,
             [],

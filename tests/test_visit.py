@@ -581,7 +581,8 @@ def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
     analysis = pipeline.analyse(Radiograph(pixels, source=source))
     html = panels.status(analysis) + panels.how_read(analysis) + panels.note(evil, is_error=True)
     assert "<script" not in html
-    assert html.count("&lt;script&gt;") == 8
+    # Wherever one of the four texts is told, it is told escaped.
+    assert html.count("&lt;script&gt;") == html.count("alert(1)") >= 8
 
 
 def test_image_without_lungs_has_no_outline_and_no_masked_finding(accepting: None) -> None:

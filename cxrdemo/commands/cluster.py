@@ -119,12 +119,15 @@ def _connected(address: str) -> Any:
             "--ray needs Ray: install the extra with `pip install cxrdemo[ray]`."
         ) from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    # Without an address Ray would join whatever cluster runs, or ran, on this machine.
+    options = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        if address == LOCAL:
-            ray.init(include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        ray.init(address=address, **options, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if address == LOCAL:
+            raise SettingError(
+                f"Ray did not start here ({error}). Run the command again, or leave out --ray."
+            ) from error
         raise SettingError(
             f"There is no Ray cluster at {address!r}. Start one with `ray start --head`, or use "
             "--ray local."
