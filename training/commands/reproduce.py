@@ -6,6 +6,7 @@ one stopped.
 
 Presets: `smoke` makes a few phantoms and proves the wiring in about two minutes; its weights
 find nothing but lungs. `bundled` is the recipe of the bundled weights.
+`comparison` is that of the two backbones in `docs/experiments.md`, for `experiment`.
 `paper` fine-tunes MedSAM's ViT-B and ImageNet's ResNet50 on the full ChestX-ray14; the reference
 (arXiv 2512.23089) leaves most settings open, so these are ours.
 """
@@ -105,6 +106,23 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "--size 192 --epochs 3 --images-per-epoch 640 --extra-share 0 --batch 32 --lr 1.5e-4 "
             "--ema 0.95 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
             "--beyond-weight 0.5 --select best --precision fp32 --workers 0"
+        ),
+        backbone="resnet50-dilated",
+        start="chest-ct",
+        licence="Research use. See the terms of each data set.",
+    ),
+    # Two backbones at equal budgets: a longer start, whose last epoch every classifier begins from.
+    "comparison": Preset(
+        segment=(_flags("--size 256 --epochs 10"),),
+        pretrain=_flags(
+            "--size 192 --epochs 6 --images-per-epoch 2560 --extra-share 0.25 --batch 32 --lr 3e-4 "
+            "--ema 0.98 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
+            "--beyond-weight 0.5 --workers 0"
+        ),
+        classify=_flags(
+            "--size 192 --epochs 2 --images-per-epoch 640 --extra-share 0 --batch 32 --lr 1.5e-4 "
+            "--ema 0.95 --nodules 0.2 --masses 0.2 --decoys 0.08 --jitter-edges --place-weight 0.2 "
+            "--beyond-weight 0.5 --select last --workers 0"
         ),
         backbone="resnet50-dilated",
         start="chest-ct",
