@@ -42,7 +42,9 @@ def session(out: Path, limit_s: float | None, words: list[str]) -> bool:
             process.wait()
             return False
     if code != 0:
-        raise SystemExit(f"exit code {code} after a kill: see {out}.log")
+        # The log goes with its folder.
+        told = "\n".join((out.parent / f"{out.name}.log").read_text().splitlines()[-30:])
+        raise SystemExit(f"exit code {code} after a kill:\n{told}")
     return True
 
 

@@ -544,6 +544,28 @@ def test_a_truncated_last_epoch_gives_way_to_the_best_one_and_says_so(
         engine.resume_from(folder)
 
 
+@quietly
+@pytest.mark.parametrize("select", ["best", "last"])
+@pytest.mark.parametrize("is_cut_short", [False, True])
+def test_a_run_ended_before_its_last_epoch_was_written_keeps_the_best_one_which_is_the_same(
+    data: Path, tmp_path: Path, select: str, is_cut_short: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best epoch is written first; of one epoch it is the last one too."""
+    flags = classify_flags(data, tmp_path, epochs=1, images_per_epoch=8, select=select)
+    assert main(flags) == 0
+    folder = RunFolder(tmp_path)
+    expected = folder.network.read_bytes()
+    folder.network.unlink()
+    if is_cut_short:
+        folder.last.write_bytes(folder.last.read_bytes()[:1000])
+    else:
+        folder.last.unlink()
+    assert main([*flags, "--lr", "0.5"]) == 3
+    assert "other settings" in capsys.readouterr().err
+    assert main(flags) == 0
+    assert folder.network.read_bytes() == expected
+
+
 @pytest.mark.parametrize("name", ["settings.json", "record.json"])
 def test_a_broken_file_of_a_run_is_named(
     data: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -167,7 +167,8 @@ def begin(settings: RunSettings) -> bool:
     """
     folder = RunFolder(Path(settings.out))
     wanted = json.loads(json.dumps(asdict(settings)))
-    if folder.settings.exists() and (folder.last.exists() or folder.has_finished):
+    begun = any(path.exists() for path in (folder.best, folder.last, folder.network))
+    if folder.settings.exists() and begun:
         found = folder.read_settings()
         differing = {
             key: f"{found.get(key)} -> {wanted.get(key)}"
@@ -278,8 +279,12 @@ def fit(
             warnings.filterwarnings("ignore", message=message)
         trainer.fit(task, training, validation, ckpt_path=resumed, weights_only=True)
     if trainer.is_global_zero:
-        chosen = best if select == "best" else last
-        save_network(Path(chosen.best_model_path), folder)
+        chosen = Path((best if select == "best" else last).best_model_path)
+        if select == "last" and stored and stored["epoch"] + 1 >= (trainer.max_epochs or 0):
+            # Nothing was left to train, so what was gone on from is the last epoch: the best one,
+            # if the process was ended between the writing of the two.
+            chosen = cast(Path, resumed)
+        save_network(chosen, folder)
         _say(
             f"best {monitor} {float(best.best_model_score or 0):.4f}, kept the {select} epoch: "
             f"{folder.network}"
