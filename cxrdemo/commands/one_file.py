@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from cxrdemo.commands.places import Place
 from cxrdemo.commands.writing import Results, hash_of
 from cxrdemo.dicom_export import capture, segmentation
-from cxrdemo.errors import CxrDemoError
+from cxrdemo.errors import CxrDemoError, ExportError
 from cxrdemo.export import (
     analysis_to_json,
     error_to_json,
@@ -28,6 +28,10 @@ from cxrdemo.results import Analysis, MaskingMode
 
 Analyse = Callable[..., Analysis]
 """`Pipeline.analyse`."""
+
+_BEGUN: Final = ExportError(
+    "The run was ended while the results were written. The same command does it anew."
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ def do_file(analyse: Analyse, place: Place, job: Job) -> Outcome:
         analysis = analyse(radiograph, maskings=job.maskings, margin=job.margin, method=job.method)
         record = analysis_to_json(analysis, name=place.name, sha256=sha256)
         record = _of_this_run(record, place, job)
-        results.write({**_products(data, analysis, job.write), "json": json_bytes(record)})
+        begun = _of_this_run(error_to_json(_BEGUN, name=place.name, sha256=sha256), place, job)
+        contents = {**_products(data, analysis, job.write), "json": json_bytes(record)}
+        results.write(contents, begun=json_bytes(begun))
     # One bad file never stops the others, whatever is the matter with it.
     except Exception as error:
         return _failure(error, results, place, sha256, job)
@@ -151,7 +157,7 @@ def _failure(error: Exception, results: Results, place: Place, sha256: str, job:
     try:
         _check_free(results, place, sha256, job)
         record = _of_this_run(record, place, job)
-        results.write({"json": json_bytes(record)})
+        results.write({"json": json_bytes(record)}, begun=json_bytes(record))
     except Exception as second:
         if str(second) != reason:
             reason += f" Nor could this be recorded: {second}"

@@ -1,7 +1,8 @@
 """Results on the disk: whole or not at all, never over an input, never over another file's.
 
 A result is written under a name of its own and then renamed. The JSON comes last: where it stands
-without an error, everything else stands beside it.
+without an error, everything else stands beside it. Until then a record of the work that was begun
+stands in its place, so what lies there without a record was never ours.
 """
 
 import contextlib
@@ -76,7 +77,10 @@ class Results:
                     "Name another folder by --out."
                 )
         path = self.path("json")
-        if not os.path.lexists(path) or _is_empty(path):
+        if not os.path.lexists(path):
+            self._check_no_stranger()
+            return
+        if _is_empty(path):
             return
         found = self.record()
         if found is None:
@@ -92,23 +96,36 @@ class Results:
                 "--out, or replace them by --force."
             )
 
-    def write(self, contents: Mapping[str, bytes]) -> None:
+    def _check_no_stranger(self) -> None:
+        for product in PRODUCTS:
+            path = self.path(product)
+            if os.path.lexists(path):
+                raise ExportError(
+                    f"A file {path.name} lies in the folder for the results, and no record of ours "
+                    "is beside it. Move it, or name another folder by --out."
+                )
+
+    def write(self, contents: Mapping[str, bytes], *, begun: bytes) -> None:
         """Writes everything, the record last, and removes what an earlier run left over.
 
         Args:
             contents: By the names of `PRODUCTS`; "json" among them.
+            begun: The record that stands until then, for whoever is ended in between.
 
         Raises:
             ExportError: If the disk refuses. What was there before is then still there.
         """
+        record = self.path("json")
+        first = _draft(record.with_name(f"{record.name}.begun"))
         drafts: dict[str, Path] = {}
         try:
             self._stem.parent.mkdir(parents=True, exist_ok=True)
+            first.write_bytes(begun)
             for product, content in contents.items():
                 drafts[product] = _draft(self.path(product))
                 drafts[product].write_bytes(content)
             # Nothing is touched before all of it is on the disk.
-            self.path("json").unlink(missing_ok=True)
+            first.replace(record)
             for product in PRODUCTS.keys() - contents.keys():
                 self.path(product).unlink(missing_ok=True)
             for product in sorted(drafts, key="json".__eq__):
@@ -119,7 +136,7 @@ class Results:
                 "then run the command again."
             ) from error
         finally:
-            for draft in drafts.values():
+            for draft in (first, *drafts.values()):
                 with contextlib.suppress(OSError):
                     draft.unlink(missing_ok=True)
 
