@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -47,10 +48,11 @@ class CheckpointStore:
         Raises:
             CheckpointError: If there is no such folder, or its manifest cannot be understood.
         """
-        if not folder.is_dir():
+        # pathlib raises for names that are too long.
+        if not os.path.isdir(folder):  # noqa: PTH112
             raise CheckpointError(
-                f"There is no checkpoint folder {folder.name!r}. Name a folder that is there, or "
-                "one on the Hugging Face Hub as hf://OWNER/NAME@REVISION."
+                f"There is no checkpoint folder {folder.name[:80]!r}. Name a folder that is there, "
+                "or one on the Hugging Face Hub as hf://OWNER/NAME@REVISION."
             )
         path = folder / MANIFEST_NAME
         if not path.exists():
@@ -168,8 +170,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     import torch
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise CheckpointError(f"The checkpoint {path.name} is not an ordinary file.")
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises for names that are too long
+        raise CheckpointError(f"The checkpoint {path.name[:80]} is not an ordinary file.")
     try:
         if path.suffix == ".safetensors":
             found: object = load_file(path)

@@ -13,7 +13,14 @@ from cxrdemo.commands.speaking import complain
 from cxrdemo.commands.writing import PRODUCTS
 from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.results import GRAD_CAM, MAX_MARGIN, METHODS, MaskingMode
-from cxrdemo.settings import ENGINES, HARDWARE, PRECISIONS, Settings
+from cxrdemo.settings import (
+    ENGINES,
+    HARDWARE,
+    HIGHEST_PORT,
+    PRECISIONS,
+    Settings,
+    whole_number,
+)
 
 OK: Final = 0
 WRONG_USAGE: Final = 2
@@ -22,7 +29,6 @@ FAILED: Final = 3
 INTERRUPTED: Final = 130
 
 _ALL: Final = "all"
-_HIGHEST_PORT: Final = 65535
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = Settings.from_environment()
         args = _parse(_parser(settings), argv)
-        if "checkpoints" in args and args.checkpoints is None:
+        if "checkpoints" in args and not args.checkpoints:
             args.checkpoints = settings.checkpoint_location
         command = importlib.import_module(f"cxrdemo.commands.{args.command}")
         code: int = command.run(args)
@@ -212,14 +218,15 @@ def _margin(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0.0 <= value <= MAX_MARGIN:
-        raise argparse.ArgumentTypeError(f"must be a number in 0..{MAX_MARGIN}, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number in 0..{MAX_MARGIN}, got {text[:40]!r}")
     return value
 
 
 def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"must be a port in 1..{_HIGHEST_PORT}, got {text}")
-    return int(text)
+    try:
+        return whole_number("the port", text, HIGHEST_PORT)
+    except SettingError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _products(text: str) -> tuple[str, ...]:

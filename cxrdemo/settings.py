@@ -20,6 +20,11 @@ ZEROGPU: Final = "zerogpu"
 HARDWARE: Final = ("cpu", ZEROGPU)
 """What a Space can be assembled for."""
 
+HIGHEST_PORT: Final = 65535
+
+MOST_FILES: Final = 10_000
+"""What a visitor may read at once at most, however the server is set up."""
+
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 """Of a source checkout; an installed package has no such neighbours."""
 
@@ -77,7 +82,9 @@ class Settings:
                 PRECISIONS, "CXRDEMO_PRECISION", given.get("precision", default.precision)
             ),
             medsam=Path(given["medsam"]) if "medsam" in given else None,
-            max_batch=_count("CXRDEMO_MAX_BATCH", given.get("max_batch", str(default.max_batch))),
+            max_batch=whole_number(
+                "CXRDEMO_MAX_BATCH", given.get("max_batch", str(default.max_batch)), MOST_FILES
+            ),
             password=given.get("password"),
             mcp=_one_of(("0", "1"), "CXRDEMO_MCP", given.get("mcp", "0")) == "1",
         )
@@ -103,7 +110,15 @@ def _one_of(allowed: tuple[str, ...], name: str, value: str) -> str:
     return value
 
 
-def _count(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise SettingError(f"{name} must be a whole number above 0, got {value!r}.")
-    return int(value)
+def whole_number(name: str, value: str, highest: int) -> int:
+    """The number that a variable or flag of some name gives, 1 at least.
+
+    Raises:
+        SettingError: If it is none, or above the highest.
+    """
+    digits = value.lstrip("0")
+    # Python refuses to read thousands of digits.
+    is_short = value.isascii() and value.isdigit() and 0 < len(digits) <= len(str(highest))
+    if not is_short or int(digits) > highest:
+        raise SettingError(f"{name} must be a whole number, 1 to {highest}, got {value[:40]!r}.")
+    return int(digits)

@@ -18,7 +18,8 @@ from patience import PATIENCE_SECONDS
 from test_export import validator
 
 from cxrdemo import cli
-from cxrdemo.commands import one_file
+from cxrdemo.commands import one_file, places
+from cxrdemo.commands.writing import PRODUCTS
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.pipeline import Pipeline
 
@@ -190,6 +191,26 @@ def test_patterns_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.M
         assert names_in(tmp_path / folder) == wanted, folder
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_as_windows_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    draw(tmp_path / "Thorax \u00e4.png")
+    monkeypatch.chdir(tmp_path)
+    listing = tmp_path / "list.txt"
+    listing.write_bytes("\ufeffThorax \u00e4.png\r\n \r\n".encode(encoding))
+    assert analyse(f"@{listing}", "--out", "out", "--write", "json") == 0
+    assert names_in(tmp_path / "out") == ["Thorax \u00e4.png.json"]
+
+
+def test_a_list_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(places, "_LONGEST_LIST", 1000)
+    assert analyse("@/dev/zero", "--out", tmp_path / "out") == 2
+    assert "/dev/zero cannot be read" in capsys.readouterr().err
+
+
 def test_a_file_named_twice_is_read_once(tmp_path: Path, analysed: list[str]) -> None:
     image = draw(tmp_path / "in" / "a.png")
     listing = tmp_path / "list.txt"
@@ -252,6 +273,47 @@ def test_a_strangers_file_is_not_replaced(tmp_path: Path) -> None:
     for force in ([], ["--force"]):
         assert analyse(draw(tmp_path / "a.png"), "--out", out, *force) == 3
         assert (out / "a.png.json").read_text(encoding="utf-8") == '{"precious": true}'
+
+
+@pytest.mark.parametrize("product", ["mask", "seg", "capture"])  # the first would be written
+def test_what_lies_there_without_a_record_is_a_strangers(
+    tmp_path: Path, product: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, other = draw(tmp_path / "IM0001"), draw(tmp_path / "IM0002", 1)
+    stranger = tmp_path / f"IM0001{PRODUCTS[product]}"
+    stranger.write_bytes(b"drawn by hand")
+    for force in ([], ["--force"]):
+        assert analyse(image, other, "--out", tmp_path, *force) == 3
+        assert stranger.name in capsys.readouterr().err
+        assert stranger.read_bytes() == b"drawn by hand"
+    assert "maskings" in read(tmp_path / "IM0002.json"), "the rest is done"
+
+
+def test_an_end_at_any_moment_of_writing_leaves_what_the_next_run_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, out = draw(tmp_path / "a.png"), tmp_path / "out"
+    whole = ["a.png.figure.png", "a.png.json", "a.png.mask.png"]
+    move, moves = Path.replace, 0
+
+    for last in (1, 2, 3, 4):
+
+        def end(path: Path, target: Path, last: int = last) -> Path:
+            nonlocal moves
+            moves += 1
+            if moves == last:
+                raise KeyboardInterrupt
+            return move(path, target)
+
+        moves = 0
+        monkeypatch.setattr(Path, "replace", end)
+        assert analyse(image, "--out", out, "--force") == 130
+        monkeypatch.undo()
+        assert set(names_in(out)) <= set(whole)
+        assert last == 1 or "error" in read(out / "a.png.json"), "not taken for finished"
+        assert analyse(image, "--out", out) == 0
+        assert names_in(out) == whole
+        assert "error" not in read(out / "a.png.json")
 
 
 def test_another_files_results_are_not_replaced_unasked(tmp_path: Path) -> None:

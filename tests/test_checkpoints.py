@@ -41,7 +41,7 @@ def test_a_folder_without_manifest_is_an_empty_store(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_no_empty_store(tmp_path: Path) -> None:
-    for missing in (tmp_path / "typo", Path("hf://a/b@c")):
+    for missing in (tmp_path / "typo", Path("hf://a/b@c"), Path("x" * 5000)):
         with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
             CheckpointStore.open(missing)
 
@@ -53,6 +53,8 @@ def test_a_manifest_that_would_never_end_is_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe.pth")
     with pytest.raises(CheckpointError, match="not an ordinary file"):
         read_weights(tmp_path / "pipe.pth")
+    with pytest.raises(CheckpointError, match="not an ordinary file"):
+        read_weights(Path("x" * 5000))
 
 
 def test_a_name_listed_twice_is_refused(store: CheckpointStore) -> None:

@@ -14,6 +14,7 @@ from patience import PATIENCE_SECONDS
 
 from cxrdemo import __version__, cli
 from cxrdemo.pipeline import Pipeline
+from cxrdemo.settings import REPOSITORY
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def image(tmp_path: Path) -> Path:
         ["serve", "--port", "-1"],
         ["serve", "--port", "80.5"],
         ["serve", "--port", "http"],
+        ["serve", "--port", "9" * 5000],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
@@ -75,6 +77,8 @@ def one_line_of_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--out", "{tmp}/out", "--jsonl", "{image}"], "take the place of an input"),
         (["--out", "{tmp}/out", "--list", "{tmp}/none.txt"], "cannot be read"),
         (["--out", "{tmp}/out", "@{tmp}/none.txt"], "cannot be read"),
+        (["--out", "{tmp}/out", "@{image}"], "cannot be read"),
+        (["--out", "{tmp}/out", "--list", "{tmp}"], "cannot be read"),
     ],
 )
 def test_a_door_that_is_shut_says_so_in_one_line(
@@ -143,6 +147,30 @@ def test_a_variable_with_a_wrong_value_is_named(
     monkeypatch.setenv("CXRDEMO_PRECISION", "fp8")
     assert cli.main(["analyse", str(image), "--out", str(tmp_path / "out")]) == 2
     assert "CXRDEMO_PRECISION" in one_line_of_error(capsys)
+
+
+@pytest.mark.parametrize("port", ["9" * 5000, "0", "-1", "http", "\u0668\u0660"])
+def test_a_port_of_the_environment_that_is_none_is_told_in_one_line(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_PORT", port)
+    assert cli.main(["serve"]) == 2
+    assert "GRADIO_SERVER_PORT" in one_line_of_error(capsys)
+
+
+def test_a_location_of_nothing_is_the_default(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a shell's variable that is not set; the folder at hand would have no weights."""
+    asked = []
+
+    def from_checkpoints(folder: Path, **_: object) -> Pipeline:
+        asked.append(folder)
+        return fake_pipeline()
+
+    monkeypatch.setattr(Pipeline, "from_checkpoints", from_checkpoints)
+    assert cli.main(["analyse", str(image), "--out", str(tmp_path), "--checkpoints", ""]) == 0
+    assert asked == [REPOSITORY / "checkpoints"]
 
 
 def test_a_flag_comes_before_its_variable(

@@ -16,6 +16,7 @@ from fakes import LUNGS_SPEC, closing_event_loops
 from patience import PATIENCE_SECONDS, until
 from visitors import free_port
 
+from cxrdemo import cli
 from cxrdemo.errors import CheckpointError
 from cxrdemo.ui.serve import default_host, folder_of_its_own, serve
 
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
     ("environment", "host"),
     [
         ({}, "127.0.0.1"),
+        ({"GRADIO_SERVER_NAME": ""}, "127.0.0.1"),
         ({"SPACE_ID": "someone/cxr"}, "0.0.0.0"),
         ({"SPACE_ID": "someone/cxr", "GRADIO_SERVER_NAME": "10.0.0.1"}, "10.0.0.1"),
     ],
@@ -55,6 +57,17 @@ def test_serve_launches_the_page_and_sends_no_statistics(
     assert launched["ssr_mode"] is False
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_a_port_of_nothing_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launched: dict[str, object] = {}
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "")
+    monkeypatch.setattr(gr.Blocks, "launch", lambda _, **options: launched.update(options))
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda _: None)
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "checkpoints": []}))
+    with closing_event_loops():
+        assert cli.main(["serve", "--checkpoints", str(tmp_path)]) == 0
+    assert launched["server_port"] == 7860
 
 
 def test_serve_ends_where_the_weights_do_not_fit(

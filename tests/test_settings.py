@@ -39,11 +39,21 @@ def test_every_setting_has_its_variable() -> None:
         ("CXRDEMO_MAX_BATCH", "-3"),
         ("CXRDEMO_MAX_BATCH", "many"),
         ("CXRDEMO_MAX_BATCH", "\u00b2"),
+        ("CXRDEMO_MAX_BATCH", "\u0663"),
+        ("CXRDEMO_MAX_BATCH", "1_0"),
+        ("CXRDEMO_MAX_BATCH", "nan"),
+        ("CXRDEMO_MAX_BATCH", "10001"),
+        ("CXRDEMO_MAX_BATCH", "9" * 5000),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_name(name: str, value: str) -> None:
-    with pytest.raises(SettingError, match=name):
+    with pytest.raises(SettingError, match=name) as refusal:
         Settings.from_environment({name: value})
+    assert len(str(refusal.value)) < 200
+
+
+def test_a_number_may_have_zeros_before_it() -> None:
+    assert Settings.from_environment({"CXRDEMO_MAX_BATCH": "007"}).max_batch == 7
 
 
 def test_without_checkpoints_anywhere_the_remedy_is_told(

@@ -4,6 +4,8 @@ A result lies where its input lies below the folder that all inputs share, and i
 input's whole name, so no two inputs can ever share a result.
 """
 
+import codecs
+import contextlib
 import glob
 import os
 import sys
@@ -22,6 +24,16 @@ SUFFIXES: Final = frozenset(
 """A file in a folder is read if it is called so, or if its first bytes say that it is an image."""
 
 STANDARD_INPUT: Final = "-"
+
+_LONGEST_LIST: Final = 2**28
+"""In bytes: some million names. A device would never end."""
+
+_MARKS: Final = (
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+"""What Windows puts before a text, and the encoding it stands for."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class _Search:
         self.unmatched: list[str] = []
 
     def add_list(self, name: str) -> None:
-        listed = [line for line in _lines(name) if line]
+        listed = list(_lines(name))
         if not listed:
             self.unmatched.append("the list on standard input" if name == STANDARD_INPUT else name)
         for line in listed:
@@ -156,15 +168,22 @@ class _Search:
 
 def _lines(name: str) -> Iterator[str]:
     """Names as the file system has them, whatever their bytes."""
+    stdin = contextlib.nullcontext(sys.stdin.buffer) if name == STANDARD_INPUT else None
     try:
-        data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+        # A pipe is welcome, such as a shell makes of <(find ...).
+        with stdin or open(name, "rb") as stream:
+            data = stream.read(_LONGEST_LIST + 1)
+        if len(data) > _LONGEST_LIST or looks_readable(data[:132]):
+            raise ValueError("an image, or endless")
+        for mark, encoding in _MARKS:
+            if data.startswith(mark):
+                data = os.fsencode(data.removeprefix(mark).decode(encoding, "surrogateescape"))
     except (OSError, ValueError) as error:
         raise SettingError(
             f"The list {name} cannot be read. Name a text file with one path a line."
         ) from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
     parts = data.split(b"\0") if b"\0" in data else data.splitlines()
-    return (os.fsdecode(part) for part in parts)
+    return (os.fsdecode(part) for part in parts if part.strip())
 
 
 def _fixed_part(pattern: str) -> str:

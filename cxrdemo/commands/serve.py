@@ -5,10 +5,8 @@ import os
 
 from cxrdemo.errors import SettingError
 from cxrdemo.hub import checkpoint_folder
-from cxrdemo.settings import ZEROGPU, Settings
+from cxrdemo.settings import HIGHEST_PORT, ZEROGPU, Settings, whole_number
 from cxrdemo.ui.serve import serve
-
-HIGHEST_PORT = 65535
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +47,4 @@ def _port_of_environment() -> int | None:
     text = os.environ.get("GRADIO_SERVER_PORT", "")
     if not text:
         return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= HIGHEST_PORT:
-        raise SettingError(f"GRADIO_SERVER_PORT must be a port, 1 to {HIGHEST_PORT}, got {text!r}.")
-    return int(text)
+    return whole_number("GRADIO_SERVER_PORT", text, HIGHEST_PORT)

@@ -56,7 +56,7 @@ def serve(
         precision: What the networks compute in, see `Pipeline.from_checkpoints`.
         engine: What computes, see `Pipeline.from_checkpoints`.
         host: Address to listen on; None takes `default_host`.
-        port: None takes GRADIO_SERVER_PORT from the environment, or 7860.
+        port: None takes `DEFAULT_PORT`.
         password: See `page.launch_options`.
         mcp: See `page.launch_options`.
 
@@ -92,7 +92,7 @@ def serve(
         try:
             page.launch(
                 server_name=host or default_host(),
-                server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT)),
+                server_port=port or DEFAULT_PORT,
                 prevent_thread_lock=True,
                 **launch_options(password=password, mcp=mcp),
             )
@@ -133,7 +133,8 @@ def _rented_pipeline() -> type[Pipeline]:
 def default_host() -> str:
     """GRADIO_SERVER_NAME if set; every address on a hosted Space; otherwise this machine alone."""
     everywhere_or_here = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
-    return os.environ.get("GRADIO_SERVER_NAME", everywhere_or_here)
+    # Set to nothing, it would be every address.
+    return os.environ.get("GRADIO_SERVER_NAME") or everywhere_or_here
 
 
 @contextlib.contextmanager
