@@ -5,7 +5,7 @@ OpenIST: they lie outside what those masks show, so that a reason means "unlike 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -31,6 +31,9 @@ MAX_LUNGS_FRACTION: Final = 0.60
 MAX_ASYMMETRY: Final = 0.45
 MIN_PREDICTED_IOU: Final = 0.80
 
+Line = tuple[tuple[float, float], tuple[float, float]]
+"""Its two ends, (x, y) each."""
+
 
 @dataclass(frozen=True)
 class Stroke:
@@ -55,6 +58,26 @@ class Stroke:
         numbers = (self.radius, *(value for point in self.points for value in point))
         if not self.points or not all(map(math.isfinite, numbers)) or self.radius <= 0:
             raise PromptError("Expected a stroke with a point at least, and a brush size above 0.")
+
+    def parts(self, hw: tuple[int, int]) -> Iterator[tuple[Line, tuple[slice, slice]]]:
+        """Its straight lines, each with the rows and columns of an image that it can reach."""
+        corners = self.points if len(self.points) > 1 else self.points * 2
+        for start, end in pairwise(corners):
+            columns, rows = (
+                slice(
+                    min(size, max(0, math.floor(min(a, b) - self.radius))),
+                    min(size, max(0, math.ceil(max(a, b) + self.radius))),
+                )
+                for a, b, size in zip(start, end, hw[::-1], strict=True)
+            )
+            yield (start, end), (rows, columns)
+
+    def cost(self, hw: tuple[int, int]) -> int:
+        """How many pixels of an image `paint` looks at, the same ones over and over counted."""
+        return sum(
+            (rows.stop - rows.start) * (columns.stop - columns.start)
+            for _, (rows, columns) in self.parts(hw)
+        )
 
 
 def paint(lungs: LungMask, strokes: Sequence[Stroke]) -> LungMask:
@@ -124,15 +147,7 @@ def split_sides(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], int]:
 def _covered(stroke: Stroke, hw: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels whose centres lie within a stroke's radius of its line, bool (H, W)."""
     covered = np.zeros(hw, bool)
-    corners = stroke.points if len(stroke.points) > 1 else stroke.points * 2
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        rows, columns = (
-            slice(
-                max(0, math.floor(min(a, b) - stroke.radius)),
-                max(0, math.ceil(max(a, b) + stroke.radius)),
-            )
-            for a, b in ((y0, y1), (x0, x1))
-        )
+    for ((x0, y0), (x1, y1)), (rows, columns) in stroke.parts(hw):
         y, x = (axis + 0.5 for axis in np.ogrid[: hw[0], : hw[1]])
         y, x = y[rows], x[:, columns]
         along, down = x1 - x0, y1 - y0

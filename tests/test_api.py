@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -136,6 +137,9 @@ def test_parameters_are_named_typed_and_described(client: Client) -> None:
         ("/analyze", {"margin": True}, "between 0 and 0.5"),
         ("/explain", {"finding": "Gout"}, "Mass, Nodule"),
         ("/explain", {"finding": 3}, "Mass, Nodule"),
+        ("/explain", {"finding": "Mass", "masking": "all"}, "none, loose, tight"),
+        ("/explain", {"finding": "Mass", "picture": "false"}, "true or false"),
+        ("/explain", {"finding": "Mass", "picture": None}, "true or false"),
     ],
 )
 def test_a_wrong_argument_is_told_in_words(
@@ -154,6 +158,10 @@ def test_a_wrong_argument_is_told_in_words(
         {"url": "http://127.0.0.1:1/a.dcm", "path": ""},
         {"path": "file:///etc/passwd"},
         {"url": "data:image/png;base64,###", "path": ""},
+        {"url": "data:image/png;base64,\u00e9", "path": ""},
+        {"path": "a\0b"},
+        {"path": "{uploads}"},
+        {"path": "{uploads}/a\0b"},
         {"path": None},
         None,
         7,
@@ -162,15 +170,32 @@ def test_a_wrong_argument_is_told_in_words(
 )
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
 def test_only_what_was_sent_is_read_and_nothing_is_fetched(
-    server: Server, file: Any, meta: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    file: Any,
+    meta: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fetched = []
     monkeypatch.setattr("httpx.AsyncClient.send", lambda *_, **__: fetched.append(1))
     sent = {**file, **meta} if isinstance(file, dict) else file
+    if isinstance(file, dict) and isinstance(file.get("path"), str):
+        sent["path"] = file["path"].replace("{uploads}", str(server.folder / "uploads"))
     event, data = called(server, "segment", sent)
     assert event == "error"
+    assert json.loads(data)["error"], "told in words"
+    assert "Incident" not in data
     assert "root:" not in data
+    assert "Traceback" not in caplog.text
     assert fetched == []
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "{uploads}/" + "x" * 300])
+def test_a_name_that_no_file_system_takes_is_told_in_words(server: Server, path: str) -> None:
+    sent = {"path": path.replace("{uploads}", str(server.folder / "uploads"))}
+    event, data = called(server, "segment", sent)
+    assert event == "error"
+    assert "Incident" not in json.loads(data)["error"]
 
 
 def test_a_file_may_be_sent_within_the_question(server: Server) -> None:

@@ -240,6 +240,11 @@ def test_margin_keeps_the_warnings_of_the_other_maskings(accepting: None) -> Non
     [
         ("margin_changed", {"margin": 0.9}),
         ("margin_changed", {"margin": float("nan")}),
+        ("margin_changed", {"margin": 10**400}),
+        ("mask_prompt", {"kind": "click", "x": 10**400, "y": 1.0}),
+        ("mask_prompt", {"kind": "click", "x": 1.0, "y": 1e300}),
+        ("mask_painted", {"strokes": [{"points": [[1e300, 1], [2, 2]], "radius": 4}]}),
+        ("mask_painted", {"strokes": [{"points": [[1, 1], [2, 2]], "radius": 1e300}]}),
         ("margin_changed", {}),
         ("margin_changed", {"margin": "0.1"}),
         ("mask_prompt", {"kind": "click", "x": 1.0}),
@@ -777,6 +782,23 @@ def test_a_stroke_that_makes_no_sense_is_told_in_words(accepting: None, strokes:
     assert last["failed"]
     assert last["reason"].startswith("Expected")
     assert session_of(visit) is before
+
+
+@pytest.mark.parametrize(
+    "stroke",
+    [
+        {"radius": 1, "points": [[1, 1]] * 20_001},
+        {"radius": 1e5, "points": [[1, 1]] * 15_000},
+    ],
+)
+def test_strokes_that_would_keep_others_waiting_are_refused(
+    accepting: None, monkeypatch: pytest.MonkeyPatch, stroke: dict[str, Any]
+) -> None:
+    visit = Visit(Models.of(fake_pipeline()))
+    opened(visit)
+    monkeypatch.setattr("cxrdemo.pipeline.paint", lambda *_: pytest.fail("it was painted"))
+    *_, last = asked(visit, "mask_painted", strokes=[{"add": True, **stroke}])
+    assert "shorter strokes" in last["reason"]
 
 
 def test_a_remedy_reads_the_image_anew_and_is_recorded(accepting: None) -> None:

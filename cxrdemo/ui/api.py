@@ -7,9 +7,9 @@ is kept, and pictures travel in the answer, so that nothing of it is left on the
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,7 +135,8 @@ def _functions(models: Models, line: Line) -> tuple[Callable[..., dict[str, Any]
         with _errors_in_words():
             content = _content(file)
             key = _finding(finding)
-            mode = _maskings(masking)[0]
+            mode = _one_masking(masking)
+            wants_picture = _yes_or_no(picture)
             analysis, record = analyzed(file, content, request, (mode,), _margin(margin))
             reading = analysis.readings.get(mode)
             if reading is None:
@@ -145,7 +146,7 @@ def _functions(models: Models, line: Line) -> tuple[Callable[..., dict[str, Any]
             index = reading.findings.labels.index(key)
             told = record["maskings"][str(mode)]
             shown = None
-            if picture:
+            if wants_picture:
                 heat = reading.saliency[index]
                 drawn = heat_overlay(analysis.radiograph, heat, kept=reading.kept, peak=heat.peak)
                 shown = _data_url(encode_png(drawn))
@@ -182,8 +183,9 @@ def _content(file: object) -> bytes:
             return _decoded(text)
     path = fields.get("path")
     if isinstance(path, str) and path:
-        uploads = Path(get_upload_folder()).resolve()
-        if Path(path).resolve().is_relative_to(uploads):
+        uploads = os.path.realpath(get_upload_folder())
+        # A null byte is in no path.
+        if "\0" not in path and Path(os.path.realpath(path)).is_relative_to(uploads):
             return take(path)
     raise UnreadableImageError(
         "Expected an uploaded file or a data URL (data:application/octet-stream;base64,...). "
@@ -197,7 +199,7 @@ def _decoded(url: str) -> bytes:
         raise UnreadableImageError("Expected a data URL in base64 of 256 MB at most.")
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # of characters beyond ASCII it is no binascii.Error
         raise UnreadableImageError("The data URL is no valid base64.") from error
 
 
@@ -207,10 +209,12 @@ def _name(file: object) -> str:
 
 
 def _maskings(text: object) -> tuple[MaskingMode, ...]:
-    if text == "all":
-        return ALL_MASKINGS
+    return ALL_MASKINGS if text == "all" else (_one_masking(text),)
+
+
+def _one_masking(text: object) -> MaskingMode:
     if text in list(ALL_MASKINGS):
-        return (MaskingMode(str(text)),)
+        return MaskingMode(str(text))
     raise PromptError(
         f"Expected a masking out of {', '.join(ALL_MASKINGS)}, got {str(text)[:40]!r}."
     )
@@ -221,6 +225,12 @@ def _margin(margin: object) -> float:
     if is_number and 0.0 <= float(str(margin)) <= MAX_MARGIN:
         return float(str(margin))
     raise PromptError(f"Expected a margin between 0 and {MAX_MARGIN}, got {str(margin)[:40]!r}.")
+
+
+def _yes_or_no(picture: object) -> bool:
+    if isinstance(picture, bool):
+        return picture
+    raise PromptError(f"Expected true or false for picture, got {str(picture)[:40]!r}.")
 
 
 def _finding(text: object) -> str:

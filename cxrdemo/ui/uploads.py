@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from pathlib import Path
 from typing import Any, Final
@@ -65,7 +66,8 @@ def _check_allowed(path: str | Path, check_in_upload_folder: bool) -> None:
     """
     try:
         _check_allowed_or_log(path, check_in_upload_folder)
-    except InvalidPathError:
+    # The latter two of a path that no file system takes.
+    except (InvalidPathError, OSError, ValueError):
         raise gr.Error(NO_UPLOAD, print_exception=False) from None
 
 
@@ -88,6 +90,9 @@ def take(path: str) -> bytes:
         UnreadableImageError: If it is gone.
     """
     file = Path(path)
+    # A folder is nobody's upload, and a name that is too long or holds a null byte no file's.
+    if not os.path.isfile(file):  # noqa: PTH113 - pathlib raises for such names
+        raise UnreadableImageError(NO_UPLOAD)
     try:
         return file.read_bytes()
     except OSError as error:

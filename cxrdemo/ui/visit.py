@@ -8,7 +8,6 @@ correction and an override come here.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import threading
 import time
@@ -55,6 +54,17 @@ MAX_CORRECTIONS: Final = 20
 MAX_HISTORY_BYTES: Final = 256 * 2**20
 """How many corrections can be taken back one by one, and what their masks may take in memory; the
 automatic mask always can be had again."""
+
+_FARTHEST: Final = 1e6
+"""No picture has so many pixels side by side."""
+
+_MOST_POINTS: Final = 20_000
+"""Of all strokes of a question; a hand gives a hundred a second."""
+
+_MOST_PAINTED: Final = 500_000_000
+"""Pixels under all strokes of a question, each as often as it is painted over."""
+
+_TOO_LONG: Final = "That is too much to paint at once. Please paint it in shorter strokes."
 
 MAX_VISITS: Final = 64
 MAX_HELD_BYTES: Final = 2 * 2**30
@@ -347,7 +357,7 @@ class Visit:
     def _paint(self, ticket: Ticket, detail: Detail) -> Iterator[Shown]:
         """Corrects the mask by strokes of a brush, exactly, and reads the findings again."""
         session, pipeline = self._session(), self._models.pipeline()
-        for stroke in _strokes(detail):
+        for stroke in _strokes(detail, session.analysis.radiograph.hw):
             found = pipeline.correct(_there_is_a_mask(session), strokes=[stroke])
             session = _with_mask(session, found)
         yield from self._read_again(ticket, session)
@@ -673,25 +683,30 @@ def _there_is_a_mask(session: Session) -> Found:
     return session.found
 
 
-def _strokes(detail: Detail) -> list[Stroke]:
-    """The strokes of a question.
+def _strokes(detail: Detail, hw: tuple[int, int]) -> list[Stroke]:
+    """The strokes of a question about an image of some height and width.
 
     Raises:
-        PromptError: If there is none, or one is no stroke.
+        PromptError: If there is none, one is no stroke, or they would keep others waiting.
     """
     given = detail.get("strokes")
     if not isinstance(given, list) or not 1 <= len(given) <= MAX_CORRECTIONS:
         raise PromptError(f"Expected 1 to {MAX_CORRECTIONS} strokes of the brush.")
-    strokes = []
+    strokes, left = [], _MOST_POINTS
     for stroke in given:
         points = stroke.get("points") if isinstance(stroke, Mapping) else None
         if not isinstance(points, list) or not all(
             isinstance(point, list) and len(point) == 2 for point in points
         ):
             raise PromptError("Expected a stroke as a list of x and y; the page sent another.")
+        left -= len(points)
+        if left < 0:
+            raise PromptError(_TOO_LONG)
         (radius,) = _numbers(stroke, "radius")
         pairs = [_numbers({"x": x, "y": y}, "x", "y") for x, y in points]
         strokes.append(Stroke(tuple((x, y) for x, y in pairs), radius, bool(stroke.get("add"))))
+    if sum(stroke.cost(hw) for stroke in strokes) > _MOST_PAINTED:
+        raise PromptError(_TOO_LONG)
     return strokes
 
 
@@ -706,11 +721,15 @@ def _numbers(detail: Detail, *names: str) -> list[float]:
     """Some numbers of a question.
 
     Raises:
-        PromptError: If one is missing or is no finite number.
+        PromptError: If one is missing, is no number, or lies beyond any picture.
     """
     values = [detail.get(name) for name in names]
-    numbers = [float(value) for value in values if isinstance(value, (int, float))]
-    if len(numbers) != len(names) or not all(map(math.isfinite, numbers)):
+    numbers = [
+        float(value)
+        for value in values
+        if isinstance(value, (int, float)) and abs(value) <= _FARTHEST
+    ]
+    if len(numbers) != len(names):
         raise PromptError(f"Expected numbers for {', '.join(names)}; the page sent something else.")
     return numbers
 
