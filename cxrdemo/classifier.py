@@ -116,6 +116,7 @@ class FindingClassifier:
 
         Raises:
             NoLungsFoundError: If nothing is kept.
+            CheckpointError: If the weights lead to no numbers.
         """
         given = masked_input(pixels, kept, self.spec.inputs)
         images = torch.from_numpy(normalise(given.canvas, self.spec.inputs))[None]
@@ -126,6 +127,11 @@ class FindingClassifier:
             weights = torch.from_numpy(cell_weights(shares)).to(self._device)
             activations = weighted(activations, weights)
         logits = logits_of(self.network, activations)[0].cpu().numpy()[self._outputs]
+        if not np.isfinite(logits).all():
+            raise CheckpointError(
+                f"The checkpoint {self.spec.name} gives no numbers for this image: its weights are "
+                "beyond what single precision holds. Restore the file, or train it anew."
+            )
         findings = Findings(
             labels=self.labels,
             logits=logits,

@@ -4,7 +4,6 @@ A checkpoint's spec carries an `InputSpec`; training and app call the same two f
 so they cannot disagree.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
@@ -17,6 +16,9 @@ from cxrdemo.placement import Interpolation, Placement, PlacementKind
 MIN_INPUT_PX: Final = 32
 MAX_INPUT_PX: Final = 4096
 """Sides of a canvas: below, no network has a cell left; above, nobody has the memory."""
+
+_FARTHEST: Final = 1e6
+"""Of a mean and a deviation: far beyond any network's, and single precision still holds it."""
 
 Intensity = Literal["fixed", "minmax"]
 
@@ -57,10 +59,10 @@ class InputSpec:
     def __post_init__(self) -> None:
         if not all(MIN_INPUT_PX <= side <= MAX_INPUT_PX for side in self.hw):
             raise ValueError(f"hw must lie in {MIN_INPUT_PX}..{MAX_INPUT_PX} px, got {self.hw}")
-        if not all(0 < value < math.inf for value in self.std):
-            raise ValueError(f"std must be positive, got {self.std}")
-        if not all(math.isfinite(value) for value in self.mean):
-            raise ValueError(f"mean must be finite, got {self.mean}")
+        if not all(1 / _FARTHEST <= value <= _FARTHEST for value in self.std):
+            raise ValueError(f"std must be positive, up to {_FARTHEST:g}, got {self.std}")
+        if not all(abs(value) <= _FARTHEST for value in self.mean):
+            raise ValueError(f"mean must lie within {_FARTHEST:g} of 0, got {self.mean}")
         if not isinstance(self.fill, str) and not 0 <= self.fill <= 1:
             raise ValueError(f"fill must lie in 0..1 or be {KEPT_MEAN!r}, got {self.fill}")
 

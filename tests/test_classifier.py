@@ -51,6 +51,15 @@ def test_pooling_over_what_was_kept_leaves_an_unmasked_square_image_alone() -> N
     assert torch.equal(evidence.activations, other.activations)
 
 
+def test_weights_that_lead_to_no_numbers_are_told_as_such() -> None:
+    classifier = tiny_classifier(MaskingMode.NONE)
+    with torch.no_grad():
+        for parameter in classifier.network.parameters():
+            parameter.fill_(3e38)
+    with pytest.raises(CheckpointError, match="gives no numbers"):
+        classifier.classify(PIXELS, all_of(PIXELS))
+
+
 def test_letterbox_bars_do_not_count_where_kept_cells_are_pooled() -> None:
     classifier = tiny_classifier(MaskingMode.NONE, size=128, pooling="kept", fill=KEPT_MEAN)
     wide = noise_radiograph(hw=(70, 140)).pixels
