@@ -101,7 +101,7 @@ def test_a_local_cluster_that_does_not_start_is_told_with_its_reason(
 
     monkeypatch.setattr(ray, "init", too_late)
     job = Job(tmp_path, ALL_MASKINGS, None, GRAD_CAM, frozenset({"json"}), settings="s")
-    with pytest.raises(SettingError, match="did not start here .The node timed out"):
+    with pytest.raises(SettingError, match=r"did not start here .The node timed out"):
         share_out(
             "local",
             Marking(tmp_path),
