@@ -198,7 +198,7 @@ def _last_payload(answers: Iterator[list[Any]]) -> dict[str, Any]:
     """Read to the end: what is left in a visitor's stream would be lost to the next question."""
     payload: dict[str, Any] = {}
     for shown in answers:
-        payload = shown[0] or payload
+        payload = shown[0][0] if shown[0] else payload
     if payload.get("failed"):
         raise RuntimeError(payload["reason"])
     if not payload.get("maskings"):
@@ -230,7 +230,7 @@ def ask_list(site: Site, visitor: Visitor, which: int) -> dict[str, bool]:
     batch.clear()
     files = [visitor.upload(site.files[n], f"{n}-{step}.png") for step, n in enumerate(numbers)]
     list(visitor.fire(site.list, "upload", files))
-    *_, (table, words) = visitor.fire(site.read, "click")
+    *_, ([table], words) = visitor.fire(site.read, "click")
     if "busy" in words:
         raise RuntimeError(words)
     right = {}

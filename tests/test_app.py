@@ -116,8 +116,8 @@ def test_equal_uploads_of_two_visitors_are_two_files(site: Site) -> None:
         assert files[0]["path"] != files[1]["path"]
         for visitor, file in zip((one, other), files, strict=True):
             *_, last = visitor.fire(site.open, "upload", file)
-            assert last[0]["maskings"]
-            assert last[0]["probes"]
+            assert last[0][0]["maskings"]
+            assert last[0][0]["probes"]
             assert not Path(file["path"]).exists()
 
 
@@ -134,9 +134,9 @@ def test_a_list_is_read_twice_and_equal_files_twice_in_it(site: Site) -> None:
         files = [visitor.upload(DICOM, name) for name in ("a.dcm", "a.dcm", "b.dcm")]
         *_, added = visitor.fire(site.files, "upload", files)
         assert added[0] is None
-        assert [row["state"] for row in added[1]["rows"]] == ["waiting"] * 3
+        assert [row["state"] for row in added[1][0]["rows"]] == ["waiting"] * 3
         for _ in range(2):
-            *_, (table, progress) = visitor.fire(site.buttons["Read all"], "click")
+            *_, ([table], progress) = visitor.fire(site.buttons["Read all"], "click")
             assert [row["state"] for row in table["rows"]] == ["read"] * 3
             assert "3 of 3 files read" in progress
 
@@ -173,8 +173,8 @@ def test_a_visitor_is_served_during_another_ones_batch(site: Site) -> None:
         reading = many.fire(site.buttons["Read all"], "click")
         next(reading)
         answers = one.fire(site.open, "upload", one.upload(DICOM))
-        shown = next(s for s in answers if s[0] and s[0].get("maskings"))
+        shown = next(s for s in answers if s[0] and s[0][0].get("maskings"))
         read = site.visits.of(many.session).batch.payload()["rows"]
-        assert shown[0]["maskings"]["none"]
+        assert shown[0][0]["maskings"]["none"]
         assert sum(row["state"] == "read" for row in read) < 6
         list(answers), list(reading)

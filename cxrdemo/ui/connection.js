@@ -9,6 +9,8 @@
   const EVERY_MS = 2000, UNREACHED = [502, 504]; // of a proxy; 503 is Gradio's own
   const fetchNow = window.fetch.bind(window);
   const owed = new Map(); // id of an event that was joined -> its function in Gradio's config
+  let joining = 0; // what is just being asked
+  const answered = new Set(); // events of those that were answered before their names were known
   let back = null; // while there is no server: a promise of one
   let session = null; // of this tab
 
@@ -62,22 +64,28 @@
     if (session) fetchNow(`${root}heartbeat/${session}`).then(async (answer) => { for await (const _ of chunksOf(answer)); }, () => {});
   }
 
-  // A stream of answers. Where it breaks off, what is owed ends: with outputs that change nothing.
-  async function* answers(answer, root) {
-    const decoder = new TextDecoder();
-    let text = "";
-    for await (const chunk of chunksOf(answer)) {
-      text += decoder.decode(chunk, { stream: true });
-      const lines = text.split("\n");
-      text = lines.pop();
-      for (const line of lines) {
-        if (!/^data:.*"(process_completed|unexpected_error)"/.test(line)) continue;
-        const { event_id: event } = JSON.parse(line.slice(5));
-        if (event) owed.delete(event);
-        else owed.clear();
+  // A stream of answers. A server closes it once it owes nothing, and Gradio (6.31) would not read the
+  // answer to what was asked in that moment: the next stream follows on. Where it breaks off, what is
+  // owed ends: with outputs that change nothing.
+  async function* answers(answer, nextAnswer, root) {
+    const encoder = new TextEncoder();
+    for (;;) {
+      let isClosed = false;
+      for await (const lines of linesOf(answer)) {
+        const kept = lines.filter((line) => {
+          const [, told] = /^data:.*"msg": ?"(process_completed|unexpected_error|close_stream)"/.exec(line) ?? [];
+          if (told === "close_stream") return !(isClosed = true);
+          const { event_id: event } = told ? JSON.parse(line.slice(5)) : {};
+          if (event && !owed.delete(event) && joining) answered.add(event);
+          if (told && !event) owed.clear();
+          return true;
+        });
+        tellOwed();
+        yield encoder.encode(kept.map((line) => `${line}\n`).join(""));
       }
-      tellOwed();
-      yield chunk;
+      if (!isClosed) break;
+      if (!owed.size && !joining) return yield encoder.encode(said({ msg: "close_stream" }));
+      answer = await nextAnswer();
     }
     if (!owed.size) return;
     untilBack(root);
@@ -87,7 +95,20 @@
     });
     owed.clear();
     tellOwed();
-    for (const message of [...messages, { msg: "close_stream" }]) yield new TextEncoder().encode(`data: ${JSON.stringify(message)}\n\n`);
+    for (const message of [...messages, { msg: "close_stream" }]) yield encoder.encode(said(message));
+  }
+
+  const said = (message) => `data: ${JSON.stringify(message)}\n\n`;
+
+  async function* linesOf(answer) {
+    const decoder = new TextDecoder();
+    let text = "";
+    for await (const chunk of chunksOf(answer)) {
+      text += decoder.decode(chunk, { stream: true });
+      const lines = text.split("\n");
+      text = lines.pop();
+      yield lines;
+    }
   }
 
   // What a server sends until it ends or is gone, which is the same here.
@@ -119,16 +140,22 @@
   window.fetch = async (input, init) => {
     const found = doorOf(input instanceof Request ? input.url : input);
     if (!found) return fetchNow(input, init);
-    const { door, root } = found, answer = await answerTo(input, init, root);
-    if (!answer.ok || !answer.body) return answer;
-    if (door === "queue/data") return streamed(answer, answers(answer, root));
-    if (door === "queue/join") {
-      const { event_id: event } = await answer.clone().json();
-      const asked = JSON.parse(init.body);
-      session = asked.session_hash;
-      owed.set(event, functionOf(asked.fn_index));
-      tellOwed();
+    const { door, root } = found, isJoining = door === "queue/join";
+    joining += isJoining;
+    try {
+      const answer = await answerTo(input, init, root);
+      if (!answer.ok || !answer.body) return answer;
+      if (door === "queue/data") return streamed(answer, answers(answer, () => answerTo(input, init, root), root));
+      if (isJoining) {
+        const { event_id: event } = await answer.clone().json();
+        const asked = JSON.parse(init.body);
+        session = asked.session_hash;
+        if (!answered.delete(event)) owed.set(event, functionOf(asked.fn_index));
+        tellOwed();
+      }
+      return answer;
+    } finally {
+      joining -= isJoining;
     }
-    return answer;
   };
 })();

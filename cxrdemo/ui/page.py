@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,7 +172,7 @@ def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
         batch = visits.of(str(request.session_hash)).batch
         left_out = batch.add(paths or [])
         words = f"{len(batch)} files in the list. {left_out}".strip()
-        return None, batch.payload(), panels.note(words, is_error=bool(left_out))
+        return None, _told(batch.payload()), panels.note(words, is_error=bool(left_out))
 
     # The drop zone is emptied, ready for more: what was dropped stands in the table.
     files.upload(add, files, [files, table, progress], **_EVENT)
@@ -180,7 +180,7 @@ def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
     def read_all(request: gr.Request) -> Iterator[Any]:
         visit = visits.of(str(request.session_hash))
         for words, is_error in visit.read_batch():
-            yield visit.batch.payload(), panels.note(words, is_error=is_error)
+            yield _told(visit.batch.payload()), panels.note(words, is_error=is_error)
         yield gr.skip(), gr.skip()
 
     start.click(read_all, **event)
@@ -189,7 +189,7 @@ def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
         def handle(request: gr.Request) -> Any:
             batch = visits.of(str(request.session_hash)).batch
             words = change(batch)
-            return batch.payload(), panels.note(words)
+            return _told(batch.payload()), panels.note(words)
 
         return handle
 
@@ -199,37 +199,36 @@ def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
     def accept(request: gr.Request, detail: gr.EventData) -> Any:
         batch = visits.of(str(request.session_hash)).batch
         batch.accept(str((detail._data or {}).get("id")))
-        return batch.payload(), gr.skip()
+        return _told(batch.payload()), gr.skip()
 
     table.row_accepted(accept, **event)
 
     def csv(request: gr.Request) -> Any:
-        return visits.of(str(request.session_hash)).batch.payload(with_csv=True), gr.skip()
+        batch = visits.of(str(request.session_hash)).batch
+        return _told(batch.payload(with_csv=True)), gr.skip()
 
     table.csv_wanted(csv, **event)
 
-    def open_row(request: gr.Request, detail: gr.EventData) -> Iterator[Any]:
-        visit, asked = visits.of(str(request.session_hash)), detail._data or {}
-        visit.batch.open(str(asked.get("id")), asked.get("order"))
-        yield from opened(visit)
+    def open_row(request: gr.Request, detail: gr.EventData) -> Any:
+        batch, asked = visits.of(str(request.session_hash)).batch, detail._data or {}
+        batch.open(str(asked.get("id")), asked.get("order"))
+        return gr.Tabs(selected=_READ), *_list_place(batch)
 
-    def opened(visit: Visit) -> Iterator[Any]:
-        yield gr.Tabs(selected=_READ), *_list_place(visit.batch), *[gr.skip()] * 3
-        for outputs in _outputs(visit.open_listed()):
-            yield *[gr.skip()] * 5, *outputs
-
-    def step(by: int) -> Callable[..., Iterator[Any]]:
-        def handle(request: gr.Request) -> Iterator[Any]:
-            visit = visits.of(str(request.session_hash))
-            visit.batch.step(by)
-            yield from opened(visit)
+    def step(by: int) -> Callable[..., Any]:
+        def handle(request: gr.Request) -> Any:
+            batch = visits.of(str(request.session_hash)).batch
+            batch.step(by)
+            return _list_place(batch)
 
         return handle
 
-    outputs = [tabs, read.list, read.previous, read.place, read.next, *read.shown]
-    table.row_opened(open_row, **_EVENT, outputs=outputs)
-    read.previous.click(step(-1), **_EVENT, outputs=outputs)
-    read.next.click(step(+1), **_EVENT, outputs=outputs)
+    way = [read.list, read.previous, read.place, read.next]
+    for asked in (
+        table.row_opened(open_row, **_EVENT, outputs=[tabs, *way]),
+        read.previous.click(step(-1), **_EVENT, outputs=way),
+        read.next.click(step(+1), **_EVENT, outputs=way),
+    ):
+        asked.then(_of(visits, Visit.open_listed), **_EVENT, outputs=read.shown)
 
 
 def _list_place(batch: Batch) -> tuple[Any, ...]:
@@ -322,10 +321,20 @@ def _ask(question: str, visit: Visit, detail: Detail) -> Iterator[Shown]:
 def _outputs(answer: Iterable[Shown]) -> Iterator[Any]:
     """What Gradio is to put into viewer, status and details."""
     for shown in answer:
-        parts = (shown.payload, shown.status, shown.details)
+        payload = None if shown.payload is None else _told(shown.payload)
+        parts = (payload, shown.status, shown.details)
         yield tuple(gr.skip() if part is None else part for part in parts)
     # Gradio sends a generator's last output once more when it ends.
     yield gr.skip(), gr.skip(), gr.skip()
+
+
+def _told(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A payload as the value of a component of our own.
+
+    In a list: Gradio (6.31) turns each answer of an event into the next one in place. Where two
+    come at once, a dict that `gr.skip()` follows, itself a dict, would be gone before it is shown.
+    """
+    return [payload]
 
 
 def _open_example(example: Example, visit: Visit) -> Iterator[Shown]:

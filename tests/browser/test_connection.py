@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from browser.tabs import DESKTOP, DICOM, Site, choose, numbers, phantom_png, settle, upload
+from browser.tabs import DESKTOP, DICOM, Site, Watched, choose, numbers, phantom_png, settle, upload
 
 LOST = "Connection lost. Reconnecting…"
 
@@ -136,3 +136,76 @@ def test_an_image_whose_reading_breaks_off_says_so(
     tab.get_by_text("Send it again").click()
     expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_have_count(1)
     expect(stop).to_be_hidden()
+
+
+HELD_OPEN = """{
+  // The word that a stream is over, told only after the next thing was asked.
+  const fetchNow = window.fetch.bind(window);
+  let joined = 0;
+  window.fetch = async (input, init) => {
+    const address = String(input instanceof Request ? input.url : input);
+    const answer = await fetchNow(input, init);
+    if (address.includes("queue/join")) joined++;
+    if (!address.includes("queue/data")) return answer;
+    const reader = answer.body.getReader();
+    const held = new ReadableStream({
+      async pull(controller) {
+        const { done, value } = await reader.read();
+        if (done) return controller.close();
+        const text = new TextDecoder("latin1").decode(value);
+        const end = window.holdsOpen ? text.search(/data:[^\\n]*close_stream/) : -1;
+        if (end < 0) return controller.enqueue(value);
+        controller.enqueue(value.slice(0, end));
+        const before = joined;
+        window.holdsOpen = false;
+        while (joined === before) await new Promise((next) => setTimeout(next, 20));
+        await new Promise((next) => setTimeout(next, 200));
+        controller.enqueue(value.slice(end));
+      },
+    });
+    return new Response(held, { status: answer.status, headers: answer.headers });
+  };
+}"""
+
+
+def test_what_is_asked_while_a_stream_ends_is_answered(watched: Watched) -> None:
+    tab = watched.open(script=HELD_OPEN)
+    tab.evaluate("window.addEventListener('cxr:lost', () => { window.wasLost = true; })")
+    for _ in range(2):
+        tab.evaluate("window.holdsOpen = true")
+        upload(tab, phantom_png(1))
+        tab.wait_for_function("!window.holdsOpen")
+        tab.get_by_text("Clear", exact=True).click()
+        expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+    assert not tab.evaluate("window.wasLost")
+
+
+LATE_NAMES = """{
+  // What was asked is answered before the page knows the name of its event.
+  const fetchNow = window.fetch.bind(window);
+  window.fetch = async (input, init) => {
+    const answer = await fetchNow(input, init);
+    const address = String(input instanceof Request ? input.url : input);
+    if (address.includes("queue/join")) await new Promise((next) => setTimeout(next, 1000));
+    return answer;
+  };
+}"""
+
+
+def test_answers_that_come_all_at_once_are_all_shown(watched: Watched) -> None:
+    tab = watched.open(script=LATE_NAMES)
+    upload(tab, phantom_png(1))
+    # A stream is open for the next question while this one waits to be asked.
+    tab.keyboard.press("2")
+    tab.locator("[data-slide=margin]").fill("12")
+    tab.get_by_text("Clear", exact=True).click()
+    expect(tab.locator("p.cxr-status").first).to_contain_text("Drop a frontal")
+    expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+    tab.get_by_role("tab", name="Batch").click()
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": phantom_png(2)}
+    tab.locator(".cxr-list-drop input[type=file]").set_input_files([file])
+    tab.get_by_role("button", name="Read all").click()
+    expect(tab.locator(".cxb tr[data-state=read]")).to_have_count(1)
+    tab.locator(".cxb tbody tr button").first.click()
+    expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_be_visible()
+    expect(tab.locator(".cxr-list")).to_contain_text("1 of 1 in the list")

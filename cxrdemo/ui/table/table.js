@@ -41,8 +41,8 @@ function inOrder() {
 }
 
 function receive() {
-  const sent = props.value;
-  if (!sent || !sent.run) return;
+  if (!props.value) return;
+  const [sent] = props.value;
   data = sent;
   if (sent.csv && sent.csv.url !== saved) {
     saved = sent.csv.url;

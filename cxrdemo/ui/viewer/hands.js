@@ -243,11 +243,6 @@ function takeHands() {
     if (example) opened = { name: "", again: () => example.click() };
     if (event.target.closest?.(".cxr-list, [role=tabpanel]:not(:has(.cxv))")) opened = { name: "", again: null };
   }, true);
-  // At once, and although the server's word on it may get lost among the answers it calls off.
-  document.addEventListener("click", (event) => {
-    if (event.target.closest?.(".cxr-clear")) clear();
-    if (event.target.closest?.(".cxr-stop") && data?.stage) fail("Stopped.");
-  });
   document.addEventListener("keydown", onKey);
   // Not when the pointer goes down: what is pressed would move away before it is let go of.
   document.addEventListener("click", (event) => { if (!event.target.closest?.(".cxv-more")) find(".cxv-more").open = false; });

@@ -49,14 +49,9 @@ const shown = () => (data && data.planted && planted ? { ...data, ...data.plante
 
 // A payload adds to what is there, unless it belongs to another study, and then it is complete.
 let turns = 0;
-let endedAt = 0; // number of the payload that ended what was read until then
-let cleared = null; // study that was cleared last: what is still said of it comes too late
 async function receive() {
-  if (!props.value || !props.value.run) return;
-  const { case: archive, ...sent } = props.value;
-  // Gradio tells an event's last answer again when the event ends, which may be after a Clear.
-  if (sent.run < endedAt || (sent.study && sent.study === cleared)) return;
-  if (sent.clear || (sent.failed && data?.stage)) endedAt = sent.run;
+  if (!props.value) return;
+  const [{ case: archive, ...sent }] = props.value;
   if (sent.gone) link = "gone";
   if (sent.fine) return receiveFine(sent);
   const turn = ++turns;
@@ -105,7 +100,6 @@ async function receive() {
 
 // The page as it was before any image.
 function clear() {
-  cleared = data?.study ?? cleared;
   data = picture = fine = planted = levels = null;
   questions.length = marks.length = 0;
   hasChosen = false;
