@@ -43,20 +43,22 @@ class CheckpointStore:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Reads the manifest of a folder; a folder without one is an empty store.
+        """Reads the manifest of a folder.
 
         Raises:
-            CheckpointError: If there is no such folder, or its manifest cannot be understood.
+            CheckpointError: If there is no such folder, or it has no manifest, or one that cannot
+                be understood.
         """
-        # pathlib raises for names that are too long.
+        # Neither pathlib nor a resolved path takes every name that may be given.
+        named = f"checkpoint folder {os.path.basename(os.path.abspath(folder))[:80]!r}"  # noqa: PTH100, PTH119
+        remedy = "or one on the Hugging Face Hub as hf://OWNER/NAME@REVISION."
         if not os.path.isdir(folder):  # noqa: PTH112
-            raise CheckpointError(
-                f"There is no checkpoint folder {folder.name[:80]!r}. Name a folder that is there, "
-                "or one on the Hugging Face Hub as hf://OWNER/NAME@REVISION."
-            )
+            raise CheckpointError(f"There is no {named}. Name a folder that is there, {remedy}")
         path = folder / MANIFEST_NAME
-        if not path.exists():
-            return cls(folder, ())
+        if not os.path.lexists(path):
+            raise CheckpointError(
+                f"The {named} has no {MANIFEST_NAME}. Name the folder that has one, {remedy}"
+            )
         entries = _entries(path)
         specs = tuple(CheckpointSpec.from_json(entry) for entry in entries)
         names = Counter(spec.name for spec in specs)
@@ -64,6 +66,17 @@ class CheckpointStore:
             if count > 1:
                 raise CheckpointError(f"{MANIFEST_NAME} lists {name} {count} times. Keep one.")
         return cls(folder, specs)
+
+    @classmethod
+    def open_or_begin(cls, folder: Path) -> Self:
+        """The same of a folder to publish into, which may list nothing yet.
+
+        Raises:
+            CheckpointError: If there is no such folder, or its manifest cannot be understood.
+        """
+        if os.path.isdir(folder) and not os.path.lexists(folder / MANIFEST_NAME):  # noqa: PTH112
+            return cls(folder, ())
+        return cls.open(folder)
 
     def save(self) -> None:
         """Writes the manifest, replacing it in one step."""
@@ -130,6 +143,8 @@ def _entries(path: Path) -> list[Any]:
         raise CheckpointError(f"{MANIFEST_NAME} is not an ordinary file of a manifest's size.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise TypeError("it is no JSON object")
         schema, entries = manifest["schema"], manifest["checkpoints"]
         if not isinstance(entries, list):
             raise TypeError("its checkpoints are no list")

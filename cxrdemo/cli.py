@@ -5,11 +5,13 @@ Nothing heavy is imported before it is known what is asked for, so that --help a
 
 import argparse
 import importlib
+import re
 from pathlib import Path
 from typing import Final
 
 from cxrdemo import __version__
-from cxrdemo.commands.speaking import complain
+from cxrdemo.commands.numbers import number
+from cxrdemo.commands.speaking import complain, refusal
 from cxrdemo.commands.writing import PRODUCTS
 from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.results import GRAD_CAM, MAX_MARGIN, METHODS, MaskingMode
@@ -50,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         return WRONG_USAGE
     except CxrDemoError as error:
         complain(f"error: {error}")
+        return FAILED
+    except OSError as error:
+        complain(f"error: {refusal(error)}")
         return FAILED
     except KeyboardInterrupt:
         complain("Interrupted.")
@@ -100,6 +105,7 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
     )
     space.add_argument(
         "--index",
+        type=_address,
         metavar="URL",
         help="package index with PyTorch's CPU wheels, a tenth of the size (default: none)",
     )
@@ -189,7 +195,7 @@ def _add_analyse(
     )
     analyse.add_argument(
         "--margin",
-        type=_margin,
+        type=number(float, 0.0, MAX_MARGIN),
         help="loose margin as a fraction of the lungs' height, 0..0.5 (default: the checkpoint's)",
     )
     analyse.add_argument(
@@ -212,21 +218,18 @@ def _add_analyse(
     )
 
 
-def _margin(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0.0 <= value <= MAX_MARGIN:
-        raise argparse.ArgumentTypeError(f"must be a number in 0..{MAX_MARGIN}, got {text[:40]!r}")
-    return value
-
-
 def _port(text: str) -> int:
     try:
         return whole_number("the port", text, HIGHEST_PORT)
     except SettingError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _address(text: str) -> str:
+    # It becomes a line of the Space's requirements.
+    if not re.fullmatch(r"(https?|file)://\S+", text):
+        raise argparse.ArgumentTypeError(f"must be an address such as https://..., got {text!r}")
+    return text
 
 
 def _products(text: str) -> tuple[str, ...]:

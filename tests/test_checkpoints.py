@@ -33,17 +33,40 @@ def test_a_manifest_comes_back_as_it_was(store: CheckpointStore) -> None:
     assert CheckpointStore.open(store.folder).specs == (measured, *store.specs[1:])
 
 
-def test_a_folder_without_manifest_is_an_empty_store(tmp_path: Path) -> None:
+def test_a_folder_may_list_nothing(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, ()).save()
     empty = CheckpointStore.open(tmp_path)
     assert empty.specs == ()
     assert empty.lungs() is None
     assert empty.findings(MaskingMode.TIGHT) is None
 
 
-def test_a_folder_that_is_not_there_is_no_empty_store(tmp_path: Path) -> None:
-    for missing in (tmp_path / "typo", Path("hf://a/b@c"), Path("x" * 5000)):
-        with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
-            CheckpointStore.open(missing)
+def test_another_folder_is_not_taken_for_one_that_lists_nothing(tmp_path: Path) -> None:
+    """A wrong name would end in results without a finding, and in success."""
+    other = tmp_path / "films"
+    other.mkdir()
+    for folder, words in (
+        (tmp_path / "typo", "There is no checkpoint folder 'typo'"),
+        (Path("hf://a/b@c"), "There is no checkpoint folder"),
+        (Path("x" * 5000), "There is no checkpoint folder"),
+        (other, "The checkpoint folder 'films' has no manifest.json"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            CheckpointStore.open(folder)
+    # A folder to publish into may be a new one.
+    assert CheckpointStore.open_or_begin(other) == CheckpointStore(other, ())
+    with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
+        CheckpointStore.open_or_begin(tmp_path / "typo")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "7", "{", '{"schema": 1}', '{"schema": 1, "checkpoints": {}}']
+)
+def test_another_file_of_that_name_is_no_manifest(text: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+    for read in (CheckpointStore.open, CheckpointStore.open_or_begin):
+        with pytest.raises(CheckpointError, match=r"manifest\.json is not a checkpoint manifest"):
+            read(tmp_path)
 
 
 def test_a_manifest_that_would_never_end_is_not_waited_for(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ def image(tmp_path: Path) -> Path:
         ["serve", "--port", "80.5"],
         ["serve", "--port", "http"],
         ["serve", "--port", "9" * 5000],
+        ["space", "--to", "s", "--index", ""],
+        ["space", "--to", "s", "--index", "cpu wheels"],
+        ["space", "--to", "s", "--index", "https://example.org/cpu\ntorch==1"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
@@ -128,6 +131,16 @@ def test_a_port_in_use_is_told_in_one_line() -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert "--port" in line
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no host", "a" * 70])
+def test_a_host_that_is_not_this_machine_is_told_in_one_line(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", "--host", host]) == 2
+    line = one_line_of_error(capsys)
+    assert host in line
+    assert "--host" in line
 
 
 def test_nothing_to_read_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,7 @@ def test_without_lungs_a_masking_asked_for_alone_is_an_error(phantom: Phantom) -
 def test_without_checkpoints_no_finding_is_shown_and_it_is_said(
     tmp_path: Path, phantom: Phantom
 ) -> None:
+    CheckpointStore(tmp_path, ()).save()
     empty = Pipeline.from_checkpoints(tmp_path)
     assert not empty.is_complete
     analysis = empty.analyse(phantom.radiograph)
@@ -204,6 +205,7 @@ def test_stock_medsam_without_a_source_of_boxes_is_refused() -> None:
 
 
 def test_a_missing_medsam_file_is_named(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, ()).save()
     with pytest.raises(CheckpointError, match=r"no MedSAM file medsam_vit_b\.pth"):
         Pipeline.from_checkpoints(tmp_path, medsam=tmp_path / "medsam_vit_b.pth")
 

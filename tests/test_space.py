@@ -1,5 +1,6 @@
 """What is pushed to a Space, and whether it starts as a Space starts it: `python app.py`."""
 
+import errno
 import json
 import os
 import socket
@@ -90,11 +91,28 @@ def test_a_second_assembly_replaces_and_drops_what_was_dropped(
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path, no_checkpoints: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
-    for target in (tmp_path, ROOT, ROOT / "space", tmp_path / "thesis.tex"):
+    file = tmp_path / "thesis.tex"
+    for target in (tmp_path, ROOT, ROOT / "space", file, file / "space", Path("/dev/null/space")):
         args = ["space", "--to", str(target), "--checkpoints", str(no_checkpoints)]
         assert cli.main(args) == 2, target
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert not (ROOT / "space").exists()
+
+
+def test_a_disk_that_refuses_is_told_in_one_line(
+    tmp_path: Path,
+    no_checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "app.py")
+
+    monkeypatch.setattr("cxrdemo.commands.space.shutil.copy", full)
+    folder = tmp_path / "space"
+    assert cli.main(["space", "--to", str(folder), "--checkpoints", str(no_checkpoints)]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: app.py: No space left on device. Make room")
 
 
 def test_weights_of_a_model_repository_are_preloaded(

@@ -17,6 +17,7 @@ from monai.metrics import compute_hausdorff_distance
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
@@ -445,6 +446,7 @@ def test_bad_input_is_one_clear_error(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    CheckpointStore(empty, ()).save()
     out = ["--out", str(tmp_path / "out"), "--checkpoints", str(empty)]
     broken = tmp_path / "broken"
     broken.mkdir()

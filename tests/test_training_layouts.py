@@ -403,7 +403,6 @@ def test_a_manifest_by_command(
     captured = capsys.readouterr()
     assert f"missing: {first['file']}" in captured.out
     assert "1 missing, 0 altered, 0 extra" in captured.err
-    assert main([*make, "--digits", "8"]) == 3
     assert main(["data", "check", "--manifest", str(nih / "Data_Entry_2017.csv"), *check[4:]]) == 3
     assert main(["data", "check", "--data", str(nih)]) == 3
 

@@ -210,5 +210,3 @@ def test_a_device_that_is_not_there_is_one_clear_error(
 ) -> None:
     assert main(flags(data, tmp_path / "out", "--device", "banana")) == 3
     assert "There is no device 'banana' here. There is cpu" in capsys.readouterr().err
-    assert main(flags(data, tmp_path / "out", "--batch", "0")) == 3
-    assert "--batch must be 1 or more" in capsys.readouterr().err

@@ -340,6 +340,9 @@ def test_a_failed_push_says_what_to_do(tmp_path: Path, failure: Exception, messa
 
 def test_an_altered_or_empty_folder_is_not_pushed(tmp_path: Path) -> None:
     hub = FakeHub()
+    with pytest.raises(CheckpointError, match=r"has no manifest\.json"):
+        push(tmp_path, "a/b", api=hub)  # type: ignore[arg-type]
+    CheckpointStore(tmp_path, ()).save()
     with pytest.raises(CheckpointError, match="nothing to upload"):
         push(tmp_path, "a/b", api=hub)  # type: ignore[arg-type]
     store = measured_store(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.errors import SettingError
 from cxrdemo.settings import ZEROGPU
 from cxrdemo.ui.serve import serve
@@ -27,6 +28,7 @@ def test_a_rented_pipeline_answers_as_a_plain_one_does() -> None:
 
 
 def test_elsewhere_the_device_is_refused_with_a_reason(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, ()).save()
     with pytest.raises(SettingError, match="`spaces`; it is not installed here"):
         serve(checkpoints=tmp_path, device=ZEROGPU)
     with pytest.raises(SettingError, match="openvino computes on the CPU"):

@@ -1,9 +1,9 @@
 """Entry point: python -m training <command>."""
 
 import argparse
-import errno
 import sys
 
+from cxrdemo.commands.speaking import refusal
 from cxrdemo.errors import CxrDemoError
 from training.commands import calibrate, chain, data, experiment, reproduce
 from training.commands.flags import Defaults
@@ -18,7 +18,12 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns 0 on success and 3 on bad data, with the reason on stderr."""
+    """Runs one command.
+
+    Returns:
+        0 on success; 3 on bad data or where the system refused something, with the reason on
+        stderr; 130 after Ctrl-C. Wrong usage exits with 2, as argparse has it.
+    """
     words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -35,18 +40,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(f"error: {_words(error)}", file=sys.stderr)
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     return 0
-
-
-def _words(error: OSError) -> str:
-    """What the system refused, and what to do."""
-    where = f"{error.filename}: " if error.filename else ""
-    remedy = "Mend that and give the same command again."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "Make room and give the same command again: it goes on where it stopped."
-    return f"{where}{error.strerror or error}. {remedy}"
 
 
 if __name__ == "__main__":

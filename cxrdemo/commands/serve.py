@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import socket
 
 from cxrdemo.errors import SettingError
 from cxrdemo.hub import checkpoint_folder
 from cxrdemo.settings import HIGHEST_PORT, ZEROGPU, Settings, whole_number
-from cxrdemo.ui.serve import serve
+from cxrdemo.ui.serve import DEFAULT_PORT, default_host, serve
 
 
 def run(args: argparse.Namespace) -> int:
@@ -16,23 +17,39 @@ def run(args: argparse.Namespace) -> int:
         SettingError: If the address cannot be listened on.
         CheckpointError: If a checkpoint is missing, altered or does not fit.
     """
-    try:
-        serve(
-            checkpoints=checkpoint_folder(args.checkpoints),
-            medsam=args.medsam,
-            device=_device(args.device),
-            precision=args.precision,
-            engine=args.engine,
-            host=args.host,
-            port=args.port or _port_of_environment(),
-            password=Settings.from_environment().password,
-            mcp=args.mcp,
-        )
-    except OSError as error:
-        raise SettingError(
-            f"The page cannot be served there: {error} Choose another --port or --host."
-        ) from error
+    host = args.host or default_host()
+    port = args.port or _port_of_environment() or DEFAULT_PORT
+    _check_address(host, port)
+    serve(
+        checkpoints=checkpoint_folder(args.checkpoints),
+        medsam=args.medsam,
+        device=_device(args.device),
+        precision=args.precision,
+        engine=args.engine,
+        host=host,
+        port=port,
+        password=Settings.from_environment().password,
+        mcp=args.mcp,
+    )
     return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    """Tells why nothing can listen there; the server would speak of a search for free ports."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As the server's own: what a former server's connections still hold is free to take.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no such address"
+        raise SettingError(
+            f"The page cannot be served at {host}, port {port}: {reason}. Choose another --port "
+            "or --host."
+        ) from error
 
 
 def _device(asked: str) -> str:

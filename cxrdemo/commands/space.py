@@ -93,7 +93,12 @@ def run(args: argparse.Namespace) -> int:
     requirements = _requirements(hardware, args.index)
     # Raises if there are no such weights, before anything is written.
     readme = _readme(location, hardware)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(
+            f"--to {target} cannot be used as a folder: {error.strerror}."
+        ) from error
     for part in _PARTS:
         _copy(REPOSITORY / part, target / part)
     variables = dict(hardware.variables)

@@ -5,6 +5,7 @@ the disk all the same.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -24,6 +25,15 @@ def complain(text: str) -> None:
     """One line for standard error."""
     with _LOCK:
         _write(sys.stderr, text)
+
+
+def refusal(error: OSError) -> str:
+    """What the system refused, and what to do: one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "Mend that and give the same command again."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "Make room and give the same command again: it goes on where it stopped."
+    return f"{where}{error.strerror or error}. {remedy}"
 
 
 def _write(stream: TextIO | None, text: str) -> None:

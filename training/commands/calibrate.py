@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.commands.numbers import number
 from cxrdemo.devices import resolve
 from cxrdemo.figure_names import FigureName
 from cxrdemo.labels import FINDING_KEYS, display_name
@@ -45,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_argument(parser)
     add_place_arguments(parser)
     add_device_argument(parser)
-    parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
+    parser.add_argument(
+        "--resamples", type=number(int, 1), help=f"of the bootstrap; default: {RESAMPLES}"
+    )
 
 
 def add_method_argument(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +65,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags on places that `publish` and `evaluate` have too."""
     parser.add_argument(
         "--planted",
-        type=int,
+        type=number(int, 0),
         default=IMAGES,
         help="images to plant lesions into, to see whether heat shows the place; 0 for none "
         "(default: %(default)s)",

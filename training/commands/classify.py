@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from cxrdemo.backbones import activations_of, build_network, grid_of, logits_of, output_layer
 from cxrdemo.checkpoints import load_strictly, read_weights
-from cxrdemo.inputs import KEPT_MEAN, InputSpec
+from cxrdemo.commands.numbers import number
+from cxrdemo.inputs import KEPT_MEAN, MAX_INPUT_PX, MIN_INPUT_PX, InputSpec
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lesions import MASS, NODULE
 from cxrdemo.results import MaskingMode
@@ -207,7 +208,12 @@ def add_shared_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
         choices=tuple(STARTS),
         help="learnt weights out of a package, see training/requirements-starts.txt",
     )
-    parser.add_argument("--size", type=int, default=224, help="input size in pixels")
+    parser.add_argument(
+        "--size",
+        type=number(int, MIN_INPUT_PX, MAX_INPUT_PX),
+        default=224,
+        help="input size in pixels",
+    )
     parser.add_argument(
         "--fill",
         choices=(KEPT_MEAN, "black"),
@@ -222,20 +228,32 @@ def add_shared_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
     )
     parser.add_argument("--boxes", type=Path, help="boxes.csv: places of findings in --data")
     parser.add_argument(
-        "--images-per-epoch", type=int, default=2048, help="drawn, the rare ones more often"
+        "--images-per-epoch",
+        type=number(int, 1),
+        default=2048,
+        help="drawn, the rare ones more often",
     )
     parser.add_argument(
-        "--extra-share", type=float, default=0.5, help="part of the draws from --extra, 0..1"
+        "--extra-share",
+        type=number(float, 0, 1),
+        default=0.5,
+        help="part of the draws from --extra, 0..1",
     )
     parser.add_argument(
-        "--nodules", type=float, default=0.0, help="part of the draws with a synthetic nodule, 0..1"
+        "--nodules",
+        type=number(float, 0, 1),
+        default=0.0,
+        help="part of the draws with a synthetic nodule, 0..1",
     )
     parser.add_argument(
-        "--masses", type=float, default=0.0, help="part of the draws with a synthetic mass, 0..1"
+        "--masses",
+        type=number(float, 0, 1),
+        default=0.0,
+        help="part of the draws with a synthetic mass, 0..1",
     )
     parser.add_argument(
         "--decoys",
-        type=float,
+        type=number(float, 0, 1),
         default=0.0,
         help="part of the draws with a synthetic lesion outside the lungs, unlabelled, 0..1",
     )
@@ -244,13 +262,13 @@ def add_shared_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
     )
     parser.add_argument(
         "--place-weight",
-        type=float,
+        type=number(float, 0),
         default=0.0,
         help="of the loss on where lesions and boxes are seen; 0 for none",
     )
     parser.add_argument(
         "--beyond-weight",
-        type=float,
+        type=number(float, 0),
         default=0.0,
         help="of the loss on evidence outside the lungs, for none and loose; 0 for none",
     )
@@ -323,25 +341,16 @@ def fit(
 
 
 def check_settings(settings: ClassifySettings) -> None:
-    """Refuses shares and weights that make no sense.
+    """Refuses flags that make no sense together.
 
     Raises:
         DataError: Naming the flag.
     """
-    shares = ("extra_share", "nodules", "masses", "decoys")
-    for name in shares:
-        if not 0 <= getattr(settings, name) <= 1:
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} is a part, 0..1, got {getattr(settings, name)}.")
     lesions = settings.nodules + settings.masses + settings.decoys
     if lesions > 1:
         raise DataError(
             f"--nodules, --masses and --decoys are parts of the same draws, and sum to {lesions:g}."
         )
-    for name in ("place_weight", "beyond_weight"):
-        if getattr(settings, name) < 0:
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} must be 0 or more, got {getattr(settings, name)}.")
     if settings.beyond_weight and not settings.masks:
         raise DataError("--beyond-weight needs --masks, which tell where the lungs are.")
 

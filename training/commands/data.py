@@ -17,6 +17,7 @@ import cv2
 from tqdm import tqdm
 
 from cxrdemo.checkpoints import file_sha256
+from cxrdemo.commands.numbers import number
 from cxrdemo.errors import CxrDemoError
 from cxrdemo.labels import AUXILIARY_KEYS, FINDING_KEYS, NO_FINDING
 from training.commands.flags import Defaults
@@ -104,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--out", type=Path, required=True, help="CSV file to write")
     listing.add_argument(
         "--digits",
-        type=int,
+        type=number(int, MIN_HASH_DIGITS, HASH_DIGITS),
         default=HASH_DIGITS,
         help=f"hex digits of each sha256 to keep, {MIN_HASH_DIGITS} to {HASH_DIGITS}",
     )
@@ -210,8 +211,6 @@ def write_manifest(listing: Listing, folder: Path, path: Path, *, digits: int = 
     Returns:
         How many images.
     """
-    if not MIN_HASH_DIGITS <= digits <= HASH_DIGITS:
-        raise DataError(f"--digits must be {MIN_HASH_DIGITS} to {HASH_DIGITS}, got {digits}.")
     findings = _findings(listing)
     keys = [*findings[0].labels, NO_FINDING.key] if findings else []
     keys = [key for key in keys if any(_label(case, key) == 1 for case in findings)]
@@ -285,7 +284,10 @@ def _add_source(parser: argparse.ArgumentParser, layouts: str, *, required: bool
     parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked set")
     parser.add_argument("--layout", choices=LAYOUTS, required=required, help=layouts)
     parser.add_argument(
-        "--seed", type=int, default=SPLIT_SEED, help="of splits that the set does not fix"
+        "--seed",
+        type=number(int, 0),
+        default=SPLIT_SEED,
+        help="of splits that the set does not fix",
     )
     parser.add_argument(
         "--partial", action="store_true", help="leave out what the set names and is not there"

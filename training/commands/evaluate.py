@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.commands.numbers import number
 from cxrdemo.devices import resolve
 from cxrdemo.errors import CheckpointError
 from cxrdemo.figure_names import WITHOUT_RSNA_NORMAL
@@ -80,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", choices=("lungs", "findings"), help="default: what the columns of the index say"
     )
     add_place_arguments(parser)
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
+    parser.add_argument(
+        "--resamples", type=number(int, 1), default=RESAMPLES, help="of the bootstrap"
+    )
     add_device_argument(parser)
 
 

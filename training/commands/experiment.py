@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from cxrdemo.commands.numbers import number
 from cxrdemo.figure_names import MACRO, WITHOUT_RSNA_NORMAL, FigureName
 from cxrdemo.labels import FINDING_KEYS, NO_FINDING, display_name
 from cxrdemo.results import MaskingMode
@@ -111,7 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbones", nargs="+", default=["resnet50"], metavar="NAME", help="as of `classify`"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training each")
+    parser.add_argument(
+        "--seeds", nargs="+", type=number(int, 0), default=[0], help="one training each"
+    )
     parser.add_argument(
         "--maskings",
         nargs="+",

@@ -15,6 +15,7 @@ from typing import Final
 
 from tqdm import tqdm
 
+from cxrdemo.commands.numbers import number
 from cxrdemo.devices import resolve
 from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", default="1/1", help="part to do and number of parts, as 2/8")
     parser.add_argument(
         "--batch",
-        type=int,
+        type=number(int, 1),
         help=f"images at a time; default: 1 on a processor, {GPU_BATCH} on a GPU",
     )
     add_device_argument(parser)
@@ -56,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Segments what has no mask yet and prints how many masks look implausible."""
     part, parts = parse_shard(args.shard)
-    if args.batch is not None and args.batch < 1:
-        raise DataError(f"--batch must be 1 or more, got {args.batch}.")
     cases = read_finding_index(args.data)
     check_places(case.name for case in cases)
     cases = cases[part - 1 :: parts]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from cxrdemo.backbones import build_network, keep_outputs, output_layer
 from cxrdemo.checkpoints import CheckpointStore, file_sha256, load_strictly, read_weights
 from cxrdemo.classifier import FindingClassifier
+from cxrdemo.commands.numbers import number
 from cxrdemo.devices import resolve
 from cxrdemo.figure_names import FigureName
 from cxrdemo.inputs import InputSpec
@@ -62,13 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoints"), help="folder with manifest.json"
     )
-    parser.add_argument("--version", type=int, default=1, help="of the model: name.vVERSION")
+    parser.add_argument(
+        "--version", type=number(int, 1), default=1, help="of the model: name.vVERSION"
+    )
     parser.add_argument("--trained-on", help="data sets and counts, for the card; with --run")
     parser.add_argument("--licence", help="of the weights, for the card; with --run")
     add_method_argument(parser)
     add_place_arguments(parser)
     add_device_argument(parser)
-    parser.add_argument("--resamples", type=int, help=f"of the bootstrap; default: {RESAMPLES}")
+    parser.add_argument(
+        "--resamples", type=number(int, 1), help=f"of the bootstrap; default: {RESAMPLES}"
+    )
     parser.add_argument(
         "--cards", action="store_true", help="write the cards of --checkpoints anew"
     )
@@ -144,7 +149,7 @@ def list_checkpoint(
         The folder's store, and the spec with the name that the file was given.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    store = CheckpointStore.open(folder)
+    store = CheckpointStore.open_or_begin(folder)
     taken = {s.file for s in store.specs if s.sha256 != spec.sha256}
     if spec.file in taken:
         spec = replace(spec, file=f"{spec.name}.{spec.sha256[:12]}.safetensors")
@@ -196,7 +201,8 @@ def _refuse_to_mix(folder: Path) -> None:
     Raises:
         DataError: If it is the project's own, or lists weights of another kind.
     """
-    others = [s for s in CheckpointStore.open(folder).specs if UNTRAINED not in s.trained_on]
+    listed = CheckpointStore.open_or_begin(folder).specs
+    others = [s for s in listed if UNTRAINED not in s.trained_on]
     if folder.resolve() == OWN_CHECKPOINTS or others:
         raise DataError(f"Untrained weights are not published into {folder}. Name another folder.")
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrdemo.checkpoints import load_strictly, read_weights
+from cxrdemo.commands.numbers import number
+from cxrdemo.inputs import MAX_INPUT_PX, MIN_INPUT_PX
 from cxrdemo.results import Side, bounding_box
 from cxrdemo.sam import ARCHITECTURES, TINYVIT_5M, TINYVIT_PX, SamNetwork
 from training.engine.draws import UseSampler, gather_rows, train_loader, val_loader
@@ -237,7 +239,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the image encoder",
     )
     parser.add_argument("--init", type=Path, help="weights to start from (.pth or .safetensors)")
-    parser.add_argument("--size", type=int, default=TINYVIT_PX, help="TinyViT input size in pixels")
+    parser.add_argument(
+        "--size",
+        type=number(int, MIN_INPUT_PX, MAX_INPUT_PX),
+        default=TINYVIT_PX,
+        help="TinyViT input size in pixels",
+    )
     parser.add_argument(
         "--freeze-prompt-encoder", action="store_true", help="keep it as --init has it"
     )

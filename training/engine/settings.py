@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cxrdemo.commands.numbers import number
 from training.errors import DataError
 
 FREE_SETTINGS: Final = frozenset(
@@ -63,14 +64,18 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Declares the flags of `RunSettings`; defaults of a command by name."""
     parser.add_argument("--out", type=Path, required=True, help="run folder; resumed if it exists")
     group = parser.add_argument_group("run")
-    group.add_argument("--epochs", type=int, default=20, help="at most")
-    group.add_argument("--batch", type=int, help="images per step, on all devices together")
-    group.add_argument("--lr", type=float, help="peak learning rate")
-    group.add_argument("--weight-decay", type=float, help="of AdamW")
-    group.add_argument("--ema", type=float, help="decay of the averaged weights; 0 for none")
+    group.add_argument("--epochs", type=number(int, 1), default=20, help="at most")
+    group.add_argument(
+        "--batch", type=number(int, 1), help="images per step, on all devices together"
+    )
+    group.add_argument("--lr", type=number(float, 0), help="peak learning rate")
+    group.add_argument("--weight-decay", type=number(float, 0), help="of AdamW")
+    group.add_argument(
+        "--ema", type=number(float, 0, 1), help="decay of the averaged weights; 0 for none"
+    )
     group.add_argument(
         "--patience",
-        type=int,
+        type=number(int, 0),
         default=0,
         help="stop after so many epochs without improvement on validation; 0 for never",
     )
@@ -80,10 +85,16 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         default="auto",
         help="auto: mixed bf16 where the hardware has it, mixed fp16 on GPUs that have that alone",
     )
-    group.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) per node")
-    group.add_argument("--num-nodes", type=int, default=1, help="machines that train together")
-    group.add_argument("--seed", type=int, default=0, help="of everything random")
-    group.add_argument("--workers", type=int, default=1, help="data loading processes per device")
+    group.add_argument(
+        "--devices", type=number(int, 1), default=1, help="GPUs (or CPU processes) per node"
+    )
+    group.add_argument(
+        "--num-nodes", type=number(int, 1), default=1, help="machines that train together"
+    )
+    group.add_argument("--seed", type=number(int, 0), default=0, help="of everything random")
+    group.add_argument(
+        "--workers", type=number(int, 0), default=1, help="data loading processes per device"
+    )
     group.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, or auto for GPUs where there are some"
     )
@@ -101,14 +112,10 @@ def settings_from(kind: type[AnySettings], args: argparse.Namespace, **more: Any
     """Settings of a command from its flags; paths become text.
 
     Raises:
-        DataError: If a number makes no sense.
+        DataError: If the processes cannot share out a batch.
     """
     given = {**vars(args), **more}
     settings = kind(**{f.name: _plain(given[f.name]) for f in fields(kind)})
-    for name in ("epochs", "batch", "devices", "num_nodes"):
-        if getattr(settings, name) < 1:
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} must be 1 or more, got {getattr(settings, name)}.")
     if settings.batch % settings.world:
         raise DataError(
             f"--batch {settings.batch} cannot be shared out among {settings.world} processes. "
