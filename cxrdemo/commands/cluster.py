@@ -120,7 +120,7 @@ def _connected(address: str) -> Any:
         ) from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     # Without an address Ray would join whatever cluster runs, or ran, on this machine.
-    options = {"include_dashboard": False} if address == LOCAL else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
         ray.init(address=address, **options, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
