@@ -17,13 +17,14 @@ def run(args: argparse.Namespace) -> int:
         SettingError: If the address cannot be listened on.
         CheckpointError: If a checkpoint is missing, altered or does not fit.
     """
+    checkpoints, device = checkpoint_folder(args.checkpoints), _device(args.device)
     host = args.host or default_host()
     port = args.port or _port_of_environment() or DEFAULT_PORT
     _check_address(host, port)
     serve(
-        checkpoints=checkpoint_folder(args.checkpoints),
+        checkpoints=checkpoints,
         medsam=args.medsam,
-        device=_device(args.device),
+        device=device,
         precision=args.precision,
         engine=args.engine,
         host=host,
