@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -58,6 +59,18 @@ def test_front_matter_is_complete_and_names_what_is_there(space: Path) -> None:
     assert matter["license_name"]
     assert (space / matter["license_link"]).is_file()
     assert matter["tags"]
+
+
+def test_every_link_and_picture_of_its_card_is_there(space: Path) -> None:
+    text = (space / "README.md").read_text(encoding="utf-8")
+    places = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    local = [a or b for a, b in places if "://" not in a + b]
+    assert {"docs/viewer.png", "docs/compare.png", "docs/phone.png", "LICENSE"} <= set(local)
+    for place in local:
+        path, _, heading = place.partition("#")
+        assert (space / path).exists(), place
+        if heading:
+            assert f"## {heading.replace('-', ' ')}" in text.lower(), place
 
 
 def test_every_binary_file_is_in_large_file_storage(space: Path) -> None:

@@ -76,7 +76,16 @@ HARDWARE: Final = {
 }
 """By the names that --hardware takes, see `settings.HARDWARE`."""
 
-_PARTS: Final = ("cxrdemo", "app.py", "LICENSE", "CITATION.cff", "docs/viewer.png")
+_PARTS: Final = (
+    "cxrdemo",
+    "app.py",
+    "LICENSE",
+    "CITATION.cff",
+    # The pictures of the README, which is the Space's card.
+    "docs/viewer.png",
+    "docs/compare.png",
+    "docs/phone.png",
+)
 _WRITTEN: Final = ("README.md", "requirements.txt", ".gitattributes")
 
 
@@ -107,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _copy_checkpoints(CheckpointStore.open(Path(location)), target / "checkpoints")
     _set_at_start(target / "app.py", variables)
-    (target / "README.md").write_text(readme, encoding="utf-8")
+    (target / "README.md").write_text(_without_dead_links(readme, target), encoding="utf-8")
     (target / "requirements.txt").write_text(requirements, encoding="utf-8")
     large = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LARGE_FILES)
     (target / ".gitattributes").write_text(large, encoding="utf-8")
@@ -182,7 +191,18 @@ def _readme(location: str, hardware: Hardware) -> str:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     body = text.split("\n---\n", 1)[1] if text.startswith("---\n") else text
     head = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\nAssembled from version {__version__}.\n{body}"
+    origin = f"Assembled from version {__version__}. Documents named here are in its repository."
+    return f"---\n{head}---\n\n{origin}\n{body}"
+
+
+def _without_dead_links(text: str, folder: Path) -> str:
+    """A page whose links to files that are not in its folder are words alone."""
+
+    def checked(link: re.Match[str]) -> str:
+        path = link["address"].partition("#")[0]
+        return link[0] if "://" in path or (folder / path).exists() else link["words"]
+
+    return re.sub(r"(?<!!)\[(?P<words>[^]]+)\]\((?P<address>[^)]+)\)", checked, text)
 
 
 def _requirements(hardware: Hardware, index: str | None) -> str:
