@@ -112,7 +112,7 @@ def average_precision(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> 
 
 
 def brier(truth: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
-    """Brier score; NaN without images. By hand as `rates`: scikit-learn takes hundreds of times longer."""
+    """Brier score; NaN without images. By hand for the reason that `rates` has."""
     if truth.size == 0:
         return float("nan")
     return float(np.square(probability - truth).mean())
@@ -121,7 +121,7 @@ def brier(truth: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
 def rates(truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, float]:
     """Sensitivity, specificity and positive likelihood ratio, "lr".
 
-    By hand, as each of a thousand resamples asks for them: scikit-learn takes hundreds of times longer.
+    By hand: a thousand resamples ask for them, and scikit-learn takes hundreds of times longer.
     NaN without positives or negatives; the ratio also where no negative is called, as it has no
     upper bound there.
     """
