@@ -16,6 +16,7 @@ from training.commands.chain import COMMANDS
 from training.commands.experiment import Group, plan, write_table
 from training.commands.reproduce import PRESETS
 from training.engine.record import recorded
+from training.engine.starts import STARTS
 from training.errors import DataError
 from training.measures.figures import classifier_figures, json_ready, paired_differences
 
@@ -184,6 +185,31 @@ def test_the_table_has_a_row_per_classifier_and_nothing_runs_twice(
             assert words in text
         assert all(key in text for key in FINDING_KEYS)
     assert "://" not in page.replace("data:image", "")
+
+
+@pytest.mark.parametrize(
+    ("preset", "backbone", "start"),
+    [
+        ("smoke", "resnet50", "random weights"),
+        ("comparison", "resnet50-dilated", STARTS["chest-ct"].words),
+        ("comparison", "efficientnet-lite0-dilated", STARTS["imagenet-lite0"].words),
+    ],
+)
+def test_the_table_tells_what_a_backbone_began_from(
+    phantom_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    preset: str,
+    backbone: str,
+    start: str,
+) -> None:
+    for kind in ("pretrain", "classify", "publish", "evaluate"):
+        monkeypatch.setitem(chain.COMMANDS, kind, FakeTraining(kind))
+    data, masks = str(phantom_sets / "nih"), str(phantom_sets / "masks")
+    arguments = ["experiment", "--preset", preset, "--data", data, "--masks", masks]
+    assert main([*arguments, "--out", str(tmp_path), "--backbones", backbone]) == 0
+    written = json.loads((tmp_path / "experiment.json").read_text(), parse_constant=pytest.fail)
+    assert written["start"] == f"{backbone} from {start}"
 
 
 def test_a_run_whose_time_is_not_known_says_so(phantom_sets: Path, tmp_path: Path) -> None:

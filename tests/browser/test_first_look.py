@@ -9,7 +9,9 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.tabs import (
+    DESKTOP,
     DICOM,
+    PHONE,
     Site,
     Watched,
     choose,
@@ -42,22 +44,32 @@ def test_a_dicom_without_suffix_shows_the_numbers_of_every_masking(tab: Any, sit
     expect(tab.locator("[data-out=margin]")).to_contain_text("mm")
 
 
-LONGEST = "moderately against \N{MULTIPLICATION SIGN}0.2"
+LONGEST = {
+    "moderately against \N{MULTIPLICATION SIGN}0.2": False,
+    "moderate evidence \N{MULTIPLICATION SIGN}6.6": True,
+}
 
-STICKING_OUT = """(words) => [...document.querySelectorAll('.cxv-row em')].filter((em) => {
+STICKING_OUT = """([words, isNews]) => [...document.querySelectorAll('.cxv-row em')].filter(em => {
   const row = em.closest('.cxv-row');
   row.dataset.word = 'moderate';
+  row.toggleAttribute('data-news', isNews);
   em.textContent = words;
   const isBeyond = em.getBoundingClientRect().right > row.getBoundingClientRect().right;
   return isBeyond || em.scrollWidth > em.clientWidth + 1;
 }).map((em) => em.closest('.cxv-row').textContent)"""
 
 
-def test_the_longest_words_of_evidence_fit_their_rows(tab: Any) -> None:
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_longest_words_of_evidence_fit_their_rows(
+    watched: Watched, screen: dict[str, Any]
+) -> None:
+    tab = watched.open(screen)
+    upload(tab, DICOM.read_bytes())
     for key in "pc":  # in a pair, and in three maskings
         tab.keyboard.press(key)
         assert tab.locator(".cxv-row em").count() >= len(FINDINGS)
-        assert tab.evaluate(STICKING_OUT, LONGEST) == []
+        for longest in LONGEST.items():
+            assert tab.evaluate(STICKING_OUT, list(longest)) == []
 
 
 def test_a_doubtful_image_shows_its_numbers_on_request(watched: Watched) -> None:

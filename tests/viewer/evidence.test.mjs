@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { load } from "./sheets.mjs";
 
-const { evidenceOf, evidenceText, intervalText, strongest, byEvidence, isCalled, placeAmong, placeText, positionOf, differenceText, agreement, heatChips } = load(
+const { evidenceOf, evidenceText, intervalText, strongest, byEvidence, isCalled, placeAmong, placeText, positionOf, differenceText, agreement, heatChips, thresholdText } = load(
   ["evidence.js"],
-  ["evidenceOf", "evidenceText", "intervalText", "strongest", "byEvidence", "isCalled", "placeAmong", "placeText", "positionOf", "differenceText", "agreement", "heatChips"],
+  ["evidenceOf", "evidenceText", "intervalText", "strongest", "byEvidence", "isCalled", "placeAmong", "placeText", "positionOf", "differenceText", "agreement", "heatChips", "thresholdText"],
 );
 
 // A finding whose score has a ratio of its own, with an interval from its half to its double.
@@ -25,6 +25,12 @@ test("the words follow the ratio of the score, for and against, and only 5 and m
     ["strong", "strong", "moderate", "moderate", "weak", "weak", "weak", "neither", "neither", "weak", "weak", "moderate", "strong"]);
   assert.deepEqual([11, 5, 4.9, 0.05].map((value) => of(value).isNews), [true, true, false, false]);
   assert.equal(of(11).isOfCall, false);
+});
+
+test("operating points that coincide are told as one", () => {
+  const points = [["balanced", 0.3], ["high sensitivity", 0.1], ["high specificity", 0.3]].map(([name, threshold]) => ({ name, threshold, ratio: null }));
+  const of = (i) => thresholdText(finding(0.5, 2, { points }), points[i]);
+  assert.deepEqual([of(0), of(1), of(2)], ["0.30 (balanced, also high specificity)", "0.10 (high sensitivity)", "0.30 (high specificity, also balanced)"]);
 });
 
 test("a ratio whose interval reaches 1 is weak at most, for and against", () => {

@@ -157,7 +157,9 @@ def run(args: argparse.Namespace) -> None:
         "data": args.data.resolve().name,
         "preset": args.preset,
         "settings": " ".join(PRESETS[args.preset].classify),
-        "start": {name: path.name for name, path in starts.items()} or "random weights",
+        "start": "; ".join(
+            f"{name} from {_begun(PRESETS[args.preset], name, starts)}" for name in args.backbones
+        ),
     }
     for path in write_table(out, facts, groups, modes):
         print(path)
@@ -299,6 +301,14 @@ def _starts(given: Sequence[str], backbones: Sequence[str]) -> dict[str, Path]:
             raise DataError(f"--init {words}: there is no file {file!r}.")
         starts[backbone] = Path(file).resolve()
     return starts
+
+
+def _begun(preset: Preset, backbone: str, starts: Mapping[str, Path]) -> str:
+    """What a backbone begins from, in words."""
+    if backbone in starts:
+        return starts[backbone].name
+    has_learnt = preset.pretrain is not None and preset.start is not None
+    return STARTS[_learnt(backbone)].words if has_learnt else "random weights"
 
 
 def _learnt(backbone: str) -> str:

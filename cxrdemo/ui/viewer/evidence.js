@@ -45,6 +45,12 @@ const ratioText = (ratio) => (ratio >= 9.95 ? String(Math.round(ratio)) : ratio.
 
 const intervalText = ({ low, high }) => (low === null ? "" : ` (${ratioText(low)} to ${ratioText(high)})`);
 
+// Such as "0.30 (balanced)"; points that coincide are told as one, "0.30 (balanced, also high specificity)".
+function thresholdText(finding, point) {
+  const others = finding.points.filter(({ name, threshold }) => threshold === point.threshold && name !== point.name);
+  return `${point.threshold.toFixed(2)} (${[point.name, ...others.map(({ name }) => `also ${name}`)].join(", ")})`;
+}
+
 // Such as "strong evidence ×11", "weakly against ×0.4": short enough for a tile of three maskings.
 function evidenceText({ word, ratio }) {
   if (word === "unproven") return "not shown to beat chance";

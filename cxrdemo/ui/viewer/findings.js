@@ -178,8 +178,7 @@ function showDetail(finding) {
     if (ratio && !isOfCall) lines.push(`Likelihood ratio of this p ×${ratioText(ratio.value)}${intervalText(ratio)}, from the calibration: multiply your own odds before the film by it.`);
     if (isOfCall && finding.proven) lines.push("These weights tell no likelihood ratio of a single p; the words beside it are those of being above the threshold.");
     if (point && finding.proven) {
-      const at = `At ${point.threshold.toFixed(2)} (${point.name})`;
-      if (point.sensitivity) lines.push(`${at}: sensitivity ${point.sensitivity}, specificity ${point.specificity}.`);
+      if (point.sensitivity) lines.push(`At ${thresholdText(finding, point)}: sensitivity ${point.sensitivity}, specificity ${point.specificity}.`);
       if (point.ratio) lines.push(`Likelihood ratio of being above it ×${ratioText(point.ratio.value)}${intervalText(point.ratio)}, on test patients.`);
     }
   } else lines.push("Choose a finding to see how good its number is.");

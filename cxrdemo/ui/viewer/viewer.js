@@ -371,7 +371,7 @@ function save() {
   const point = finding && pointAt(finding, view.point);
   const words = [
     data.synthetic || data.planted ? "SYNTHETIC" : "", view.zoom > 1 ? `${fileName} (part of it)` : fileName,
-    finding && point && finding.proven ? `threshold ${point.threshold.toFixed(2)} (${point.name})` : "",
+    finding && point && finding.proven ? `threshold ${thresholdText(finding, point)}` : "",
     view.mode === "loose" || view.layout === "compare" ? `margin ${Math.round(100 * view.margin)} %` : "",
     view.heat ? `heat on ${view.scale === "own" ? "its own" : "one shared"} scale` : "",
     `window ${windowText()}`, "research use only, not a medical device",
