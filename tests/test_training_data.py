@@ -61,14 +61,26 @@ def test_an_empty_cell_is_unknown_and_no_finding_means_absent(folder: Path) -> N
         ({"patient_id": "1"}, "patient 1 is in train and test"),
         ({"split": "holdout"}, "'holdout' is none of"),
         ({"image": "c.png"}, r"lists c\.png, which is not there"),
+        ({"patient_id": "1.23457E+11"}, "was rounded by a spreadsheet"),
+        ({"rsna_normal": "yes"}, "'yes' in the column rsna_normal"),
     ],
 )
 def test_a_bad_index_is_refused_by_name(folder: Path, change: dict[str, str], message: str) -> None:
-    rows = finding_rows()
+    rows = [row | {"rsna_normal": ""} for row in finding_rows()]
     rows[1] |= change
     write_index(folder, rows)
     with pytest.raises(DataError, match=message):
         read_finding_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("cell", "is_normal"), [("1", True), ("1.0", True), ("0", False), ("", False)]
+)
+def test_what_radiologists_read_as_normal_is_read_as_labels_are(
+    folder: Path, cell: str, is_normal: bool
+) -> None:
+    write_index(folder, [row | {"rsna_normal": cell} for row in finding_rows()])
+    assert {case.rsna_normal for case in read_finding_index(folder)} == {is_normal}
 
 
 def test_a_missing_column_and_a_missing_index_are_named(folder: Path) -> None:
@@ -211,6 +223,8 @@ def test_a_damaged_index_is_refused_in_words(
         ("007", "7"),
         ("12", "12.0"),
         ("\uff211", "A1"),
+        ("P-0", "P\u20110"),
+        ("P0", "P0\u200b"),
     ],
 )
 def test_a_patient_is_known_however_the_id_is_spelled(folder: Path, one: str, other: str) -> None:

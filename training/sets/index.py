@@ -118,7 +118,7 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
                 labels=labels,
                 no_finding=no_finding,
                 split=row.get("split") or "train",
-                rsna_normal=row.get("rsna_normal") == "1",
+                rsna_normal="rsna_normal" in row and _label(row, "rsna_normal", folder) == 1,
             )
         )
     check_splits(cases, folder)
@@ -128,8 +128,9 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
 def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path) -> None:
     """Refuses an unknown split name, an image listed twice and a patient in two splits.
 
-    Patients are told apart as people mean it: blanks, case, leading zeros and the ".0" of a
-    spreadsheet make no other patient.
+    Patients are told apart as people mean it: blanks, case, leading zeros, the ".0" of a
+    spreadsheet, the kind of a dash and characters without a width make no other patient. An id
+    that a spreadsheet rounded to 1.2E+11 may stand for several, and is refused.
 
     Raises:
         DataError: Naming the patient, the image or the split.
@@ -142,6 +143,11 @@ def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path
         images.add(case.image)
         if case.split not in SPLITS:
             raise DataError(f"{folder / 'index.csv'}: split {case.split!r} is none of {SPLITS}.")
+        if re.fullmatch(r"\d([.,]\d+)?E\+\d+", case.patient_id, re.IGNORECASE):
+            raise DataError(
+                f"{folder / 'index.csv'}: the patient {case.patient_id} was rounded by a "
+                "spreadsheet. Take the ids from the original again, as text."
+            )
         first = seen.setdefault(case.person, case)
         if first.split != case.split:
             other = "" if first.patient_id == case.patient_id else f" (as {first.patient_id!r})"
@@ -157,7 +163,10 @@ def person_of(dataset: str, patient_id: str) -> tuple[str, str]:
 
 
 def _plainly(name: str) -> str:
-    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    name = unicodedata.normalize("NFKC", name).casefold()
+    kinds = {character: unicodedata.category(character) for character in name}
+    plain = ("-" if kinds[c] == "Pd" else c for c in name if kinds[c] != "Cf")
+    text = " ".join("".join(plain).split())
     number = re.fullmatch(r"0*(\d+)(\.0+)?", text)
     return number[1] if number else text
 
