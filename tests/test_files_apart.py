@@ -79,6 +79,30 @@ def test_what_takes_too_much_memory_is_refused() -> None:
         read_apart(zero_png(9000, 8, 0), max_memory=150 * 2**20)
 
 
+def with_items(data: bytes, tag: tuple[int, int], count: int, *, is_open: bool = False) -> bytes:
+    """A DICOM file with a sequence of empty items before its pixels, whose length may be open."""
+    at = data.rindex(b"\xe0\x7f\x10\0")
+    head = struct.pack("<HH2sHI", *tag, b"SQ", 0, 0xFFFFFFFF if is_open else 8 * count)
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0) if is_open else b""
+    return data[:at] + head + items + end + data[at:]
+
+
+def test_a_header_of_countless_items_is_parsed_apart_and_cut_off() -> None:
+    plain = build(ramp(0, 4095), window=(2048, 4096), rescale=(1, 0))
+    view_codes, of_no_interest = (0x54, 0x220), (0x55, 0x1010)
+    close(read_here(with_items(plain, view_codes, 20)).pixels, read_here(plain).pixels, 0)
+    bomb = with_items(plain, view_codes, 1_000_000)
+    for costly in (bomb, with_items(plain, of_no_interest, 1_000_000, is_open=True)):
+        with pytest.raises(TooCostlyHere):
+            read_here(costly, max_cost=MAX_COST)
+        with pytest.raises(UnsupportedImageError, match="takes longer"):
+            read_apart(costly, max_seconds=1)
+    with pytest.raises(CxrDemoError, match="Expected"):
+        read_apart(bomb, max_memory=100 * 2**20)
+    read_here(with_items(plain, of_no_interest, 1_000_000), max_cost=MAX_COST)
+
+
 @pytest.mark.parametrize(
     ("ended", "kind"), [(signal.SIGSEGV, UnreadableImageError), (signal.SIGKILL, CxrDemoError)]
 )

@@ -27,6 +27,10 @@ MAX_COST: Final = 60_000_000
 """Samples times passes up to which a decoder runs in the caller's process: three large detectors'
 images. More is decoded in a process of its own."""
 
+MAX_HEADER: Final = 2**20
+"""Bytes of a DICOM header that are parsed in the caller's process: an item of eight bytes becomes
+six hundred. Elements of no interest are passed over and do not count."""
+
 _SCANS_IN_A_PASS: Final = 16
 _MOST_SCANS: Final = 100
 """A progressive JPEG has about ten scans, each a fraction of the work; no encoder writes so many as

@@ -21,7 +21,7 @@ from pydicom.uid import (
 
 from cxrdemo.errors import UnreadableImageError, UnsupportedImageError
 from cxrdemo.files.codestream import Codec, Codestream, decode, look_at
-from cxrdemo.files.decoding import check_cost, check_size, decoding, to_radiograph
+from cxrdemo.files.decoding import MAX_HEADER, check_cost, check_size, decoding, to_radiograph
 from cxrdemo.files.greyscale import colour_to_grey, grey_to_unit, palette_to_grey
 from cxrdemo.files.header import (
     DEPARTS,
@@ -167,7 +167,7 @@ def read_dicom(data: bytes, max_cost: float) -> Radiograph:
                 "Expected a DICOM image, found one whose whole header is deflated. Export it with"
                 " an ordinary transfer syntax."
             )
-        header = read_header(data, journal)
+        header = read_header(data, journal, math.inf if max_cost == math.inf else MAX_HEADER)
         photometric = _check_supported(header)
         pixel_data = _pixel_data(memoryview(data), header)
         layout = _layout(header, photometric, pixel_data)

@@ -4,6 +4,7 @@ Only `ELEMENTS` are parsed at all: no name, number or date of a patient enters m
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pydicom.uid import (
 )
 
 from cxrdemo.errors import UnsupportedImageError
+from cxrdemo.files.decoding import TooCostlyHere
 from cxrdemo.files.journal import Journal
 from cxrdemo.quiet import recorded_warnings
 from cxrdemo.radiograph import View
@@ -201,22 +203,49 @@ class Table:
     bits: int
 
 
-def read_header(data: bytes | memoryview, journal: Journal) -> Header:
+class _Counted(io.BytesIO):
+    """Bytes of which no more than a number is read."""
+
+    def __init__(self, data: bytes | memoryview, most: float) -> None:
+        super().__init__(data)
+        self._left = most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._left -= len(found)
+        if self.is_spent:
+            raise TooCostlyHere
+        return found
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left < 0
+
+
+def read_header(data: bytes | memoryview, journal: Journal, max_bytes: float = math.inf) -> Header:
     """Parses what is needed of a file; the pixels stay where they are.
 
     The library's own words may quote the header, so they go no further than a remark.
+
+    Raises:
+        TooCostlyHere: If more than `max_bytes` of it have to be read.
     """
-    stream = io.BytesIO(data)
+    stream = _Counted(data, max_bytes)
     with recorded_warnings() as caught:
         # pydicom's validation would write the values that it finds wrong, a name perhaps, to the
         # log. The switch is global; nothing of this software wants it.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-        dataset = pydicom.dcmread(
-            stream,
-            force=True,
-            stop_before_pixels=True,
-            specific_tags=[*(Tag(word) for word in ELEMENTS), *_OVERLAYS],
-        )
+        try:
+            dataset = pydicom.dcmread(
+                stream,
+                force=True,
+                stop_before_pixels=True,
+                specific_tags=[*(Tag(word) for word in ELEMENTS), *_OVERLAYS],
+            )
+        finally:
+            # Within a sequence the library makes an error of its own of whatever is raised.
+            if stream.is_spent:
+                raise TooCostlyHere
         syntax = dataset.file_meta.get("TransferSyntaxUID")
         if not syntax:
             implicit, little_endian = dataset.original_encoding
