@@ -24,6 +24,7 @@ from timm.models import tiny_vit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrdemo.errors import CheckpointError
 from cxrdemo.inputs import MEDSAM_INPUT, InputSpec
 
 EMBEDDING_CHANNELS: Final = 256
@@ -63,7 +64,21 @@ class SamNetwork(nn.Module):
     """
 
     def __init__(self, image_encoder: nn.Module, *, input_size: int, stride: int) -> None:
+        """Begins with random weights.
+
+        Args:
+            image_encoder: Gives an embedding of `EMBEDDING_CHANNELS`.
+            input_size: Side of its square input in pixels.
+            stride: Pixels of the input per cell of the embedding.
+
+        Raises:
+            CheckpointError: If the cells do not fill the input.
+        """
         super().__init__()
+        if input_size % stride:
+            raise CheckpointError(
+                f"A segmenter's input is a multiple of {stride} px, not {input_size} px."
+            )
         grid = input_size // stride
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(

@@ -72,7 +72,7 @@ ROOMS_OF = {
 # Each room of training, and all the rooms it imports: only such as stand above it here.
 TRAINING: dict[str, set[str]] = {
     "errors": set(),
-    "writing": set(),
+    "writing": {"errors"},
     "sets": {"errors", "writing"},
     "engine": {"errors", "writing"},
     "images": {"errors", "writing", "sets", "engine"},

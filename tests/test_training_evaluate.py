@@ -338,13 +338,30 @@ def test_findings_become_metrics_and_a_report(
     overread = [replace(c, rsna_normal=i % 12 == 5) for i, c in enumerate(cases)]
     monkeypatch.setattr(evaluate, "read_finding_index", lambda _: overread)
     arguments = ["--data", str(phantom_sets / "nih"), "--masks", str(phantom_sets / "masks")]
-    assert main(["evaluate", *arguments, "--out", str(tmp_path), "--resamples", "5", *flags]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                *arguments,
+                "--out",
+                str(tmp_path),
+                "--resamples",
+                "5",
+                "--planted",
+                "2",
+                *flags,
+            ]
+        )
+        == 0
+    )
     metrics = check_written(tmp_path)
     assert metrics["split"] == (flags[1] if flags else "test")
     assert metrics["images"] == metrics["patients"] == 12
     assert set(metrics["figures"]) >= {
         "none", "loose", "tight", "differences", "outside_lung_probe", "outside_loose_probe",
+        "places_none", "places_loose", "places_tight",
     }  # fmt: skip
+    assert metrics["figures"]["places_tight"]["planted_hit_Mass"]["n"] == 2
     assert metrics["figures"]["tight"]["auroc_Mass"]["n"] == 2
     assert metrics["lung masks with a reason for doubt"] == "no quality table"
     page = (tmp_path / evaluate.REPORT_NAME).read_text(encoding="utf-8")

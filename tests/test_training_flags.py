@@ -4,10 +4,16 @@ import argparse
 from pathlib import Path
 
 import pytest
+from fakes import tiny_classifier
 
 from cxrdemo.commands.numbers import number
+from cxrdemo.results import MaskingMode
 from training.__main__ import main
-from training.commands import masks
+from training.commands import evaluate, masks
+from training.errors import DataError
+from training.images.stored_masks import mask_path
+from training.measures.scoring import run_classifier
+from training.sets.index import read_finding_index
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,52 @@ def test_ctrl_c_ends_with_one_line(
     monkeypatch.setattr(masks, "run", stopped)
     assert main(["masks", "--data", "d", "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_what_cannot_end_well_is_told_before_the_long_part(
+    phantom_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("the long part has begun")
+
+    for name in ("run_classifier", "measure_lungs"):
+        monkeypatch.setattr(evaluate, name, too_late)
+    classifiers = {mode: tiny_classifier(mode) for mode in MaskingMode}
+    monkeypatch.setattr(evaluate, "load_classifiers", lambda *_, **__: classifiers)
+    file = tmp_path / "file"
+    file.write_text("no boxes")
+    out, lungs = ["--out", str(tmp_path / "out")], ["--masks", str(phantom_sets / "masks")]
+    for flags, words in (
+        (["--out", str(file)], f"{file} is a file. Name a folder"),
+        (["--out", str(file / "deeper")], f"{file} is a file. Name a folder"),
+        (out, "Masking 'loose' needs lung masks here"),
+        ([*out, "--boxes", str(file)], "--boxes needs --masks"),
+        ([*out, *lungs, "--boxes", str(tmp_path / "none.csv")], "There is no"),
+    ):
+        assert main(["evaluate", "--data", str(phantom_sets / "nih"), *flags]) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_mask_is_told_before_an_image_is_read(
+    phantom_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = read_finding_index(phantom_sets / "nih")
+    for case in cases[:-1]:
+        mask_path(tmp_path, case.name).symlink_to(mask_path(phantom_sets / "masks", case.name))
+    monkeypatch.setattr("training.measures.scoring.read_radiograph", lambda *_: pytest.fail("read"))
+    with pytest.raises(DataError, match=f"holds no mask of {cases[-1].name}"):
+        run_classifier(tiny_classifier(MaskingMode.TIGHT), cases, tmp_path)
+
+
+def test_a_size_that_the_segmenter_cannot_fill_is_told_in_one_line(
+    phantom_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", str(phantom_sets / "lungs"), "--out", str(tmp_path / "out")]
+    assert main(["segment", *flags, "--size", "100"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: A segmenter's input is a multiple of 8 px, not 100 px."

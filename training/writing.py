@@ -5,6 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from training.errors import DataError
+
+
+def check_folder(path: Path) -> None:
+    """Refuses, before the long part, a folder to write to that cannot be one.
+
+    Raises:
+        DataError: If it is a file, or lies beneath one.
+    """
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise DataError(f"{there} is a file. Name a folder for what is written.")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -26,7 +26,7 @@ from training.measures.places import IMAGES, place_figures
 from training.measures.scoring import load_classifiers, run_classifier
 from training.measures.statistics import RESAMPLES
 from training.reports.cards import count_samples, write_cards
-from training.sets.boxes import BOXES_NAME
+from training.sets.boxes import BOXES_NAME, read_boxes
 from training.sets.index import FindingCase, read_finding_index
 
 
@@ -77,6 +77,18 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_place_arguments(args: argparse.Namespace) -> None:
+    """Refuses boxes that cannot be read, or asked for in vain, before the long part.
+
+    Raises:
+        DataError: Naming the table or the flag.
+    """
+    if args.boxes is not None:
+        if args.masks is None:
+            raise DataError("--boxes needs --masks, which tell where the lungs are.")
+        read_boxes(args.boxes)
+
+
 def places_of(
     classifier: FindingClassifier, cases: Sequence[FindingCase], args: argparse.Namespace
 ) -> dict[str, Estimate]:
@@ -93,6 +105,7 @@ def places_of(
 
 def run(args: argparse.Namespace) -> None:
     """Calibrates anew and prints the errors before and after."""
+    check_place_arguments(args)
     cases = read_finding_index(args.data)
     for split in ("val", "test"):
         if not any(case.split == split for case in cases):

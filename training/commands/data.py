@@ -37,7 +37,7 @@ from training.sets.layouts import (
     write_mask,
 )
 from training.sets.tables import read_table, write_table
-from training.writing import replacing
+from training.writing import check_folder, replacing
 
 HASH_DIGITS: Final = 64
 MIN_HASH_DIGITS: Final = 16
@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> None:
         listing = read_layout(args.layout, args.data, seed=args.seed, partial=args.partial)
         print(f"{import_cases(listing, args.out, copy=args.copy)} images imported into {args.out}")
     else:
+        check_folder(args.out.parent)
         listing = read_layout(args.layout, args.data, seed=args.seed, partial=args.partial)
         count = write_manifest(listing, args.data, args.out, digits=args.digits)
         print(f"{args.out}: {count} images")

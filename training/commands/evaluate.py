@@ -27,7 +27,7 @@ from cxrdemo.rendering import grey, heat_overlay
 from cxrdemo.results import MaskingMode
 from cxrdemo.saliency import explain
 from cxrdemo.specs import CheckpointSpec, Estimate
-from training.commands.calibrate import add_place_arguments
+from training.commands.calibrate import add_place_arguments, check_place_arguments, places_of
 from training.commands.flags import add_device_argument
 from training.engine.record import drawn_images
 from training.errors import DataError
@@ -43,6 +43,7 @@ from training.measures.figures import (
 )
 from training.measures.scoring import (
     Outputs,
+    check_has_masks,
     kept_by,
     load_classifiers,
     lungs_of,
@@ -55,7 +56,7 @@ from training.reports import page as report
 from training.sets.index import SPLITS, FindingCase, LungCase, read_finding_index, read_lung_index
 from training.sets.pixels import read_mask
 from training.sets.tables import read_table
-from training.writing import replacing
+from training.writing import check_folder, replacing
 
 WORST_CASES: Final = 10
 POOR_DICE: Final = 0.8
@@ -89,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, then writes `metrics.json` and `report.html`."""
+    check_folder(args.out)
     task = args.task or _task_of(args.data)
     measure = _evaluate_lungs if task == "lungs" else _evaluate_findings
     facts, figures, columns, sections = measure(args)
@@ -157,8 +159,11 @@ def _evaluate_lungs(args: argparse.Namespace) -> Measured:
 
 
 def _evaluate_findings(args: argparse.Namespace) -> Measured:
+    check_place_arguments(args)
     classifiers = load_classifiers(args.checkpoints, device=resolve(args.device))
     cases = _of_split(read_finding_index(args.data), args)
+    for mode in classifiers:
+        check_has_masks(mode, args.masks)
     # First, so that a table of another version is told before the long part.
     doubts = None if args.masks is None else _doubts(args.masks, cases)
     outputs = {mode: run_classifier(c, cases, args.masks) for mode, c in classifiers.items()}
@@ -190,6 +195,9 @@ def _evaluate_findings(args: argparse.Namespace) -> Measured:
             figures[f"differences{suffix}"] = paired_differences(
                 parts, specs, resamples=args.resamples
             )
+    for mode, classifier in classifiers.items():
+        if places := places_of(classifier, cases, args):
+            figures[f"places_{mode}"] = places
     for name, probe in probes.items():
         figures[name] = ranking_figures(probe, specs[MaskingMode.NONE], resamples=args.resamples)
     facts = {

@@ -30,7 +30,12 @@ from cxrdemo.results import MaskingMode
 from cxrdemo.sam import ARCHITECTURES as SEGMENTERS
 from cxrdemo.segmenter import LungSegmenter
 from cxrdemo.specs import CheckpointSpec, LabelSpec, Origin
-from training.commands.calibrate import add_method_argument, add_place_arguments, places_of
+from training.commands.calibrate import (
+    add_method_argument,
+    add_place_arguments,
+    check_place_arguments,
+    places_of,
+)
 from training.commands.classify import input_spec
 from training.commands.flags import add_device_argument
 from training.engine.record import read_record
@@ -115,6 +120,7 @@ def _publish(args: argparse.Namespace) -> None:
     run = RunFolder(args.run)
     if not run.settings.is_file() or not run.has_finished:
         raise DataError(f"{args.run} is no finished run: settings.json or the weights are missing.")
+    check_place_arguments(args)
     settings = run.read_settings()
     args.checkpoints.mkdir(parents=True, exist_ok=True)
     if args.allow_untrained:

@@ -90,6 +90,17 @@ def check_places(image_names: Iterable[str]) -> None:
             )
 
 
+def check_masks(folder: Path, image_names: Iterable[str]) -> None:
+    """Refuses a folder that lacks the mask of an image, before the long part.
+
+    Raises:
+        DataError: Naming the image.
+    """
+    for name in image_names:
+        if not mask_path(folder, name).is_file():
+            raise DataError(f"{folder} holds no mask of {name}. Run `masks` first.")
+
+
 def mask_path(folder: Path, image_name: str) -> Path:
     """Where the mask of an image is kept: at the image's own place."""
     return folder / f"{without_image_suffix(image_name)}.png"
@@ -101,9 +112,8 @@ def read_sides(folder: Path, image_name: str) -> NDArray[np.uint8]:
     Raises:
         DataError: If it is not there, or is no picture of sides.
     """
+    check_masks(folder, [image_name])
     path = mask_path(folder, image_name)
-    if not path.is_file():
-        raise DataError(f"{folder} holds no mask of {image_name}. Run `masks` first.")
     sides = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if sides is None or sides.ndim != 2 or sides.max() > max(Side):
         raise DataError(

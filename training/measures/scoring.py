@@ -23,7 +23,7 @@ from cxrdemo.radiograph import Radiograph
 from cxrdemo.results import CanvasRegion, LungMask, MaskingMode
 from cxrdemo.saliency import explain
 from training.errors import DataError
-from training.images.stored_masks import check_places, read_sides
+from training.images.stored_masks import check_masks, check_places, read_sides
 from training.measures.statistics import hd95
 from training.sets.index import FindingCase, LungCase
 from training.sets.pixels import read_mask
@@ -124,6 +124,19 @@ class LungResult:
     seconds: float
 
 
+def check_has_masks(mode: MaskingMode, masks: Path | None, *, region: Region | None = None) -> None:
+    """Refuses a masking, or a region about the lungs, without lung masks.
+
+    Raises:
+        DataError: Saying how masks are made.
+    """
+    if masks is None and (mode is not MaskingMode.NONE or region is not None):
+        raise DataError(
+            f"Masking '{mode}' needs lung masks here. Write them with "
+            "`python -m training masks` and give the folder as --masks."
+        )
+
+
 def run_classifier(
     classifier: FindingClassifier,
     cases: Sequence[FindingCase],
@@ -146,13 +159,10 @@ def run_classifier(
     """
     if classifier.labels != FINDING_KEYS:
         raise DataError(f"{classifier.spec.name} has other findings than {FINDING_KEYS}.")
-    if masks is None and (classifier.mode is not MaskingMode.NONE or region is not None):
-        raise DataError(
-            f"Masking '{classifier.mode}' needs lung masks here. Write them with "
-            "`python -m training masks` and give the folder as --masks."
-        )
+    check_has_masks(classifier.mode, masks, region=region)
     if masks is not None:
         check_places(case.name for case in cases)
+        check_masks(masks, (case.name for case in cases))
     logits, places, areas, seconds = [], [], [], []
     for case in tqdm(cases, unit="image", desc=str(classifier.mode)):
         pixels = read_radiograph(case.image).pixels
