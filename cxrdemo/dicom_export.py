@@ -113,7 +113,7 @@ def _highdicom() -> Any:
         import highdicom
     except ImportError as error:
         raise ExportError(
-            "Writing DICOM needs highdicom: install the extra with `pip install cxrdemo[dicom]`."
+            "Writing DICOM needs highdicom: in the clone, give `pip install '.[dicom]'`."
         ) from error
     # Both quote the header, a patient's name perhaps, in what they warn of.
     for library in ("highdicom", "pydicom"):

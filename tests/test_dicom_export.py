@@ -114,5 +114,5 @@ def test_without_highdicom_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
     data = file()
     analysis = analysed(data)
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ExportError, match=r"cxrdemo\[dicom\]"):
+    with pytest.raises(ExportError, match=r"\.\[dicom\]"):
         segmentation(data, analysis)

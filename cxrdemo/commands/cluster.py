@@ -115,9 +115,7 @@ def _connected(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise SettingError(
-            "--ray needs Ray: install the extra with `pip install cxrdemo[ray]`."
-        ) from error
+        raise SettingError("--ray needs Ray: in the clone, give `pip install '.[ray]'`.") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     # Without an address Ray would join whatever cluster runs, or ran, on this machine.
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
