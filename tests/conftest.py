@@ -19,6 +19,12 @@ def _threads() -> None:
     torch.set_num_threads(threads())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _tests_write_beside_servers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Made before a server under test takes a folder of its own for what is temporary."""
+    tmp_path_factory.getbasetemp()
+
+
 @pytest.fixture(scope="session")
 def phantom() -> Phantom:
     return make_phantom(seed=1, hw=(320, 288))

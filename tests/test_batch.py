@@ -85,10 +85,16 @@ def test_numbers_of_the_table_are_those_of_an_analysis(
     for mode, reading in analysis.readings.items():
         *cells, none = rows(batch)["a.dcm"]["maskings"][str(mode)]
         assert [cell["p"] for cell in cells] == reading.findings.probabilities.tolist()
-        assert [cell["above"] for cell in cells] == [
-            analysis.verdict(mode, index) for index in range(len(cells))
-        ]
-        assert none == {"p": reading.findings.no_finding, "above": None}
+        assert [cell["proven"] for cell in cells] == reading.findings.beats_chance.tolist()
+        for index, cell in enumerate(cells):
+            is_above = cell["p"] >= cell["points"][0]["threshold"]
+            assert (is_above if cell["proven"] else None) == analysis.verdict(mode, index)
+        assert none == {
+            "p": reading.findings.no_finding,
+            "proven": False,
+            "ratio": None,
+            "points": [],
+        }
 
 
 def test_files_are_kept_and_a_second_reading_does_not_lose_the_first(
@@ -126,7 +132,7 @@ def test_numbers_of_a_doubtful_image_are_withheld_until_asked_for(
     (shown,) = rows(batch).values()
     assert shown["state"] == "read"
     assert set(shown["maskings"]) == {"none", "loose", "tight"}
-    assert all(cell["above"] is None for row in shown["maskings"].values() for cell in row)
+    assert not any(cell["proven"] for row in shown["maskings"].values() for cell in row)
     assert "Bones are dark" in shown["remarks"]
     assert all(record["probability"] and record["doubts"] for record in records(batch))
 

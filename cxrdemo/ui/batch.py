@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,16 @@ from cxrdemo.export import analysis_to_json, rows_of_record, write_csv
 from cxrdemo.files import MAX_BYTES, load, read_radiograph
 from cxrdemo.labels import FINDINGS, NO_FINDING
 from cxrdemo.rendering import encode_png, for_display
-from cxrdemo.results import ALL_MASKINGS, Analysis
+from cxrdemo.results import Analysis, MaskingMode
 from cxrdemo.settings import Settings
 from cxrdemo.ui import panels
+from cxrdemo.ui.payload import EvidencePart, evidence_part
 from cxrdemo.ui.turn import Turn
 from cxrdemo.ui.uploads import discard
 
 if TYPE_CHECKING:
     from cxrdemo.pipeline import Pipeline
+    from cxrdemo.specs import CheckpointSpec
     from cxrdemo.ui.line import Line
     from cxrdemo.ui.models import Models
 
@@ -42,19 +44,6 @@ COLUMNS: Final = (*(label.display for label in FINDINGS), NO_FINDING.display)
 State = Literal["waiting", "read", "withheld", "failed"]
 
 Record = dict[str, Any]
-
-
-class Number(TypedDict):
-    """A cell of the table.
-
-    Attributes:
-        p: Probability, or the score of No Finding, 0..1.
-        above: Whether it reaches its threshold; null where `Analysis.verdict` says nothing, and for
-            No Finding.
-    """
-
-    p: float
-    above: bool | None
 
 
 class ShownRow(TypedDict):
@@ -74,7 +63,7 @@ class ShownRow(TypedDict):
     state: State
     remarks: str
     thumbnail: str | None
-    maskings: dict[str, list[Number]]
+    maskings: dict[str, list[EvidencePart]]
 
 
 class Download(TypedDict):
@@ -126,7 +115,7 @@ class File:
     state: State = "waiting"
     remarks: str = ""
     thumbnail: str | None = None
-    maskings: dict[str, list[Number]] | None = None
+    maskings: dict[str, list[EvidencePart]] | None = None
     records: tuple[Record, ...] = ()
 
 
@@ -355,7 +344,7 @@ class Batch:
             state="withheld" if doubts else "read",
             remarks=f"Doubtful: {doubts} {remarks}".strip() if doubts else remarks,
             thumbnail=_thumbnail(analysis),
-            maskings=_numbers(analysis),
+            maskings=_numbers(analysis, self._models.findings),
             records=tuple(
                 rows_of_record(
                     analysis_to_json(
@@ -366,18 +355,23 @@ class Batch:
         )
 
 
-def _numbers(analysis: Analysis) -> dict[str, list[Number]]:
-    table: dict[str, list[Number]] = {}
-    for mode in ALL_MASKINGS:
-        reading = analysis.readings.get(mode)
-        if reading is None:
-            continue
+def _numbers(
+    analysis: Analysis, specs: Mapping[MaskingMode, CheckpointSpec | None]
+) -> dict[str, list[EvidencePart]]:
+    table: dict[str, list[EvidencePart]] = {}
+    for mode, reading in analysis.readings.items():
         found = reading.findings
-        row: list[Number] = [
-            {"p": float(found.probabilities[index]), "above": analysis.verdict(mode, index)}
-            for index in map(found.labels.index, (label.key for label in FINDINGS))
-        ]
-        table[str(mode)] = [*row, {"p": found.no_finding, "above": None}]
+        spec = specs.get(mode)
+        labels = {label.key: label for label in spec.labels} if spec else {}
+        row = []
+        for key in (label.key for label in FINDINGS):
+            index = found.labels.index(key)
+            cell = evidence_part(found, index, labels.get(key))
+            # A table has no room for every doubt: where there is one, there is no verdict.
+            cell["proven"] = analysis.verdict(mode, index) is not None
+            row.append(cell)
+        none: EvidencePart = {"p": found.no_finding, "proven": False, "ratio": None, "points": []}
+        table[str(mode)] = [*row, none]
     return table
 
 

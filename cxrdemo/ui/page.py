@@ -128,7 +128,7 @@ def _read_tab(visits: Visits) -> _ReadTab:
         status = gr.HTML(panels.status(None), elem_classes="cxr-status-box")
     with gr.Row(visible=False, elem_classes="cxr-list") as way:
         previous = gr.Button("Previous", min_width=100, elem_classes="cxr-previous", **small)
-        place = gr.HTML("")
+        place = gr.HTML("", elem_classes="cxr-place")
         following = gr.Button("Next", min_width=100, elem_classes="cxr-next", **small)
     viewer = _own_html(viewer_sheets.HTML, viewer_sheets.SCRIPT, elem_id="cxr-viewer")
     with gr.Accordion("Remarks, and how this image was read", open=False, elem_classes="cxr-how"):

@@ -30,6 +30,7 @@ from cxrdemo.rendering import (
 )
 from cxrdemo.results import (
     Analysis,
+    Findings,
     HeatPlace,
     LungMask,
     MaskingMode,
@@ -168,29 +169,37 @@ class HottestPart(TypedDict):
     side: str | None
 
 
-class FindingPart(TypedDict):
-    """One label's answer.
+class EvidencePart(TypedDict):
+    """What one label's answer is worth.
 
     Attributes:
         p: Calibrated probability.
         proven: Whether the weights were shown to beat chance.
-        inLung: Share of the heat that lies in the lungs; None where there is no heat or no mask.
-        hottest: Where the heat peaks; None where there is none.
         ratio: Likelihood ratio of this very probability; None where the weights do not tell it.
-        auroc: On test patients, in words.
-        negatives: Quantiles, at equal steps from 0 to 1, of the probability of test patients
-            without the finding; empty where they are not known.
         points: Operating points, the balanced one first.
     """
 
     p: float
     proven: bool
+    ratio: RatioPart | None
+    points: list[PointPart]
+
+
+class FindingPart(EvidencePart):
+    """One label's answer.
+
+    Attributes:
+        inLung: Share of the heat that lies in the lungs; None where there is no heat or no mask.
+        hottest: Where the heat peaks; None where there is none.
+        auroc: On test patients, in words.
+        negatives: Quantiles, at equal steps from 0 to 1, of the probability of test patients
+            without the finding; empty where they are not known.
+    """
+
     inLung: float | None
     hottest: HottestPart | None
-    ratio: RatioPart | None
     auroc: str | None
     negatives: list[float]
-    points: list[PointPart]
 
 
 class HeatPart(TypedDict):
@@ -481,6 +490,16 @@ def probes_part(probes: Probes | None) -> Payload:
     }
 
 
+def evidence_part(findings: Findings, index: int, label: LabelSpec | None) -> EvidencePart:
+    """What the answer at an index is worth, by what the weights tell of its label."""
+    return {
+        "p": float(findings.probabilities[index]),
+        "proven": bool(findings.beats_chance[index]),
+        "ratio": _score_ratio(label, findings.probabilities[index]),
+        "points": _points(label) if label else [],
+    }
+
+
 def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) -> MaskingPart:
     findings = reading.findings
     labels = {label.key: label for label in spec.labels} if spec else {}
@@ -492,14 +511,11 @@ def _masking(analysis: Analysis, reading: Reading, spec: CheckpointSpec | None) 
         "noFinding": findings.no_finding,
         "findings": [
             {
-                "p": float(findings.probabilities[index]),
-                "proven": bool(findings.beats_chance[index]),
+                **evidence_part(findings, index, labels.get(key)),
                 "inLung": reading.places[index].in_lungs,
                 "hottest": _hottest(analysis, reading.places[index]),
-                "ratio": _score_ratio(labels.get(key), findings.probabilities[index]),
                 "auroc": _words(spec.auroc(key)) if spec else None,
                 "negatives": list(labels[key].negatives) if key in labels else [],
-                "points": _points(labels[key]) if key in labels else [],
             }
             for index, key in enumerate(findings.labels)
         ],

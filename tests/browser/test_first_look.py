@@ -83,23 +83,41 @@ def test_a_doubtful_image_shows_its_numbers_on_request(watched: Watched) -> None
     expect(tab.locator(".cxv-doubts")).to_contain_text("seem inverted")
 
 
+def calm(site: Site, monkeypatch: pytest.MonkeyPatch, all_at: dict[MaskingMode, float]) -> None:
+    """Has every finding of a masking at one probability."""
+    analyse = site.pipeline.analyse
+
+    def calmly(*args: Any, **options: Any) -> Analysis:
+        analysis = analyse(*args, **options)
+        readings = {}
+        for mode, reading in analysis.readings.items():
+            alike = np.full(5, all_at[mode], np.float32)
+            readings[mode] = replace(
+                reading, findings=replace(reading.findings, probabilities=alike)
+            )
+        return replace(analysis, readings=readings)
+
+    monkeypatch.setattr(site.pipeline, "analyse", calmly)
+
+
+def test_what_stands_out_under_another_masking_is_told(
+    watched: Watched, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm(site, monkeypatch, dict.fromkeys(MaskingMode, 0.01) | {MaskingMode.TIGHT: 0.99})
+    tab = watched.open()
+    upload(tab, DICOM.read_bytes())
+    looks = tab.locator(".cxv-looks")
+    expect(looks).to_contain_text("Nothing stands out here, but")
+    expect(looks).to_contain_text("under tight.")
+    expect(tab.locator(".cxv-row[aria-checked=true]")).to_have_count(0)
+    tab.keyboard.press("3")
+    expect(looks).not_to_contain_text("Nothing stands out")
+
+
 def test_where_nothing_is_called_there_is_no_heat(
     watched: Watched, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse = site.pipeline.analyse
-
-    def calm(*args: Any, **options: Any) -> Analysis:
-        analysis = analyse(*args, **options)
-        readings = {
-            mode: replace(
-                reading,
-                findings=replace(reading.findings, probabilities=np.full(5, 0.01, np.float32)),
-            )
-            for mode, reading in analysis.readings.items()
-        }
-        return replace(analysis, readings=readings)
-
-    monkeypatch.setattr(site.pipeline, "analyse", calm)
+    calm(site, monkeypatch, dict.fromkeys(MaskingMode, 0.01))
     tab = watched.open()
     upload(tab, DICOM.read_bytes())
     expect(tab.locator(".cxv-row[aria-checked=true]")).to_have_count(0)

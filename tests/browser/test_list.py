@@ -8,7 +8,9 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.tabs import PHONE, Watched, phantom_png
+from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDINGS
+from cxrdemo.results import MaskingMode
 
 
 def read_list(watched: Watched, **files: bytes) -> Any:
@@ -39,6 +41,12 @@ def test_a_list_is_sorted_switched_saved_and_gone_through(watched: Watched, tmp_
     seen = len(watched.requests)
     whole = column(tab, 0)
     assert len(whole) == 2
+
+    # Bold is what reaches its threshold; only some of that is worth a colour.
+    read = [watched.site.pipeline.analyse(read_radiograph(phantom_png(seed))) for seed in (1, 2)]
+    verdicts = [a.verdict(MaskingMode.NONE, i) for a in read for i in range(len(FINDINGS))]
+    expect(tab.locator(".cxb td[data-called]")).to_have_count(verdicts.count(True))
+    expect(tab.locator(".cxb td[data-news]:not([data-called])")).to_have_count(0)
 
     # A heading sorts by number, highest first, then lowest; rows without a number come last.
     heading = tab.locator(".cxb thead button").nth(1)

@@ -76,6 +76,8 @@ test("the page opens on the largest ratio among what is called and proven, not o
   assert.equal(strongest([finding(0.1, 9), finding(0.2, 9)], 0), null);
   assert.equal(strongest([withoutRatio(0.9, 1.4), withoutRatio(0.4, 3), withoutRatio(0.1, 9)], 0), 1);
   assert.equal(strongest([withoutRatio(0.9, null)], 0), 0);
+  // Called, and yet its score speaks neither way, or against.
+  assert.equal(strongest([finding(0.9, 1.2), finding(0.9, 0.4)], 0), null);
 });
 
 test("findings are listed by the ratio of their scores, and stay in order where there is none", () => {

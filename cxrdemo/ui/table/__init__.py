@@ -7,6 +7,9 @@ _FOLDER: Final = Path(__file__).parent
 
 HTML: Final = (_FOLDER / "table.html").read_text(encoding="utf-8")
 
-SCRIPT: Final = (_FOLDER / "table.js").read_text(encoding="utf-8")
+SHEETS: Final = (_FOLDER.parent / "viewer" / "evidence.js", _FOLDER / "table.js")
+"""What a number is worth is told as on the Read tab."""
+
+SCRIPT: Final = "\n".join(sheet.read_text(encoding="utf-8") for sheet in SHEETS)
 
 STYLES: Final = _FOLDER / "table.css"

@@ -1,6 +1,6 @@
 // The table of the Batch tab. The server sends all rows with all maskings (batch.py); switching the
-// masking, differences and sorting happen here, without a request. Gradio runs this file as the
-// body of a function of `element`, `props`, `trigger` and `watch`. Texts from files only ever become
+// masking, differences and sorting happen here, without a request. Gradio runs this file, after
+// evidence.js, as the body of a function of `element`, `props`, `trigger` and `watch`. Texts from files only ever become
 // textContent, and pictures data URLs.
 
 const root = element.querySelector(".cxb");
@@ -17,12 +17,13 @@ let show = "none"; // a masking, or two with a minus between: their difference
 let sorted = { column: -1, falls: true }; // -1: the order of the files; 0: the name; then numbers
 let saved = null; // the last CSV that was handed to the browser
 
-// The number of a cell as {value, above}, or null: of one masking, or the difference of two.
+// The number of a cell as {value, proven, called, news}, or null: of one masking, or the difference of two.
 function cell(row, column) {
   const [first, second] = show.split("-").map((mode) => row.maskings[mode]);
   if (!first || (show.includes("-") && !second)) return null;
-  if (!second) return { value: first[column].p, above: first[column].above };
-  return { value: first[column].p - second[column].p, above: first[column].above === null ? null : false };
+  const found = first[column], { p, proven } = found;
+  if (second) return { value: p - second[column].p, proven, called: false, news: false };
+  return { value: p, proven, called: isCalled(found, 0), news: evidenceOf(found, 0).isNews };
 }
 
 function inOrder() {
@@ -111,8 +112,9 @@ function number(found) {
   const isDifference = show.includes("-");
   const sign = isDifference && found.value >= 0 ? "+" : isDifference ? "−" : "";
   node.append(make("span", "", sign + Math.abs(found.value).toFixed(2)));
-  if (found.above === null) node.append(make("i", "", " ?"));
-  if (found.above) node.dataset.above = "";
+  if (!found.proven) node.append(make("i", "", " ?"));
+  node.toggleAttribute("data-called", found.called);
+  node.toggleAttribute("data-news", found.news);
   const bar = make("div", "cxb-bar-line");
   bar.style.width = `${Math.round(100 * Math.min(1, Math.abs(found.value)))}%`;
   if (found.value < 0) bar.dataset.falls = "";

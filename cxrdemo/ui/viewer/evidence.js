@@ -61,10 +61,13 @@ function evidenceText({ word, ratio }) {
   return ratio.value < 1 ? `${word}ly against ${times}` : `${word} evidence ${times}`;
 }
 
-// The called finding with the strongest evidence, or null: what a page should open on.
+// The called finding with the strongest evidence for it, or null: what a page should open on. Being
+// called at a ratio that speaks neither way is none.
 function strongest(findings, point) {
-  const weight = (i) => evidenceOf(findings[i], point).ratio?.value ?? 0;
-  const all = findings.map((_, i) => i).filter((i) => isCalled(findings[i], point));
+  const told = findings.map((finding) => evidenceOf(finding, point));
+  const weight = (i) => told[i].ratio?.value ?? 0;
+  const speaks = ({ word, ratio }) => word !== "neither" && !(ratio && ratio.value < 1);
+  const all = findings.map((_, i) => i).filter((i) => isCalled(findings[i], point) && speaks(told[i]));
   return all.length ? all.reduce((best, i) => (weight(i) > weight(best) ? i : best)) : null;
 }
 

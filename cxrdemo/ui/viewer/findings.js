@@ -142,13 +142,22 @@ function remedyText(remedy) {
 function showLooks(read) {
   const box = find(".cxv-looks");
   const lines = [];
-  if (strongest(read.findings, view.point) === null) lines.push("Nothing stands out: no finding is above its threshold.");
+  if (strongest(read.findings, view.point) === null) lines.push(elsewhere() || "Nothing stands out: no finding is above its threshold with evidence for it.");
   const probes = data.probes;
   if (view.label !== null && probes && probes.outside && data.maskings.none && !data.planted) {
     const outside = probes.outside[view.label], whole = data.maskings.none.findings[view.label].p;
     lines.push(`Outside-lung probe: with the lungs removed, p is ${outside.toFixed(2)} (whole image: ${whole.toFixed(2)}). That much does not come from the lungs.`);
   }
   box.textContent = lines.join(" ");
+}
+
+// What stands out under other maskings, where nothing does under this one.
+function elsewhere() {
+  const others = MODES.flatMap((mode) => {
+    const read = shown().maskings[mode], found = read && mode !== view.mode ? strongest(read.findings, view.point) : null;
+    return found === null ? [] : [`${data.labels[found].name} under ${NAMES[mode]}`];
+  });
+  return others.length ? `Nothing stands out here, but ${others.join(", ")}.` : "";
 }
 
 // ---- The folds: how good, margin, numbers ----------------------------------------------------------
