@@ -621,6 +621,8 @@ def test_a_cluster_loads_what_this_machine_would(
     monkeypatch.setattr("cxrdemo.devices.compute_on", lambda *, cores: taken.append(cores))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()
+    manifest = json.dumps({"schema": 1, "checkpoints": []})
+    (tmp_path / "weights" / "manifest.json").write_text(manifest)
     flags = (draw(tmp_path / "first.png"), "--checkpoints", "weights", "--medsam", "vit.pth")
     flags = (*flags, "--engine", "openvino", "--precision", "bf16", "--write", "json")
     assert analyse(*flags, "--out", "near") == 0

@@ -1,4 +1,5 @@
 import csv
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -89,6 +90,7 @@ def test_a_missing_openvino_is_told_in_every_analysis(
         raise metadata.PackageNotFoundError
 
     monkeypatch.setattr(engines, "version", absent)
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "checkpoints": []}))
     pipeline = Pipeline.from_checkpoints(tmp_path, engine="openvino")
     analysis = pipeline.analyse(noise_radiograph())
     assert any("openvino is not installed" in warning for warning in analysis.warnings)
