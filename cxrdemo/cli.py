@@ -6,11 +6,12 @@ Nothing heavy is imported before it is known what is asked for, so that --help a
 import argparse
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Final
 
 from cxrdemo import __version__
-from cxrdemo.commands.numbers import number
+from cxrdemo.commands.numbers import number, refuse_dashes
 from cxrdemo.commands.speaking import complain, refusal
 from cxrdemo.commands.writing import PRODUCTS
 from cxrdemo.errors import CxrDemoError, SettingError
@@ -63,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    args, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    refuse_dashes(parser, words)
+    args, rest = parser.parse_known_args(words)
     # argparse takes all inputs before the first flag, or none; people put them on both sides.
     is_input = [text == "-" or not text.startswith("-") for text in rest]
     if "inputs" in args and all(is_input):
@@ -212,6 +215,7 @@ def _add_analyse(
     )
     analyse.add_argument(
         "--ray",
+        type=_cluster,
         metavar="ADDRESS",
         help="share the files out to a Ray cluster: its address, auto for the one of this "
         "environment, local for one on this machine",
@@ -229,6 +233,13 @@ def _address(text: str) -> str:
     # It becomes a line of the Space's requirements.
     if not re.fullmatch(r"(https?|file)://\S+", text):
         raise argparse.ArgumentTypeError(f"must be an address such as https://..., got {text!r}")
+    return text
+
+
+def _cluster(text: str) -> str:
+    # Such as of a variable that is not set, for which all would be done here without a word.
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must be an address, auto or local, got {text!r}")
     return text
 
 

@@ -20,6 +20,7 @@ from training.sets.index import read_finding_index
     ("command", "flag", "value"),
     [
         ("segment --data d --out o", "--size", "-1"),
+        ("segment --data d --out o", "--size", "--"),
         ("segment --data d --out o", "--epochs", "0"),
         ("segment --data d --out o", "--workers", "-1"),
         ("classify --data d --out o --masking none", "--size", "5000"),

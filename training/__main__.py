@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from cxrdemo.commands.numbers import refuse_dashes
 from cxrdemo.commands.speaking import refusal
 from cxrdemo.errors import CxrDemoError
 from training.commands import calibrate, chain, data, experiment, reproduce
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             name, help=summary, description=module.__doc__, formatter_class=Defaults
         )
         module.add_arguments(command)
+    refuse_dashes(parser, words)
     args = parser.parse_args(words)
     try:
         chain.run_command(args.command, COMMANDS[args.command], args, words[1:])

@@ -1,9 +1,10 @@
-"""What a flag takes for a number."""
+"""What a flag takes for a number, and for a value at all."""
 
 import argparse
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Final, TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -29,3 +30,14 @@ def number(kind: type[Number], low: float, high: float = math.inf) -> Callable[[
         raise argparse.ArgumentTypeError(f"must be {_WORDS[kind]}, {bounds}; got {text[:40]!r}")
 
     return read
+
+
+def refuse_dashes(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Ends with wrong usage where a flag is given `--` for a value, as in `--margin=--`.
+
+    The argparse of Python 3.11 drops that value and then fails for want of one.
+    """
+    for word in takewhile("--".__ne__, words):
+        flag, is_given, value = word.partition("=")
+        if flag.startswith("-") and is_given and value == "--":
+            parser.error(f"argument {flag}: must be a value, got '--'")
