@@ -281,15 +281,21 @@ def palette_of(picture: np.ndarray, colours: list[int]) -> Image.Image:
         Image.fromarray(squares(np.array([255, 255]))),
         Image.fromarray(squares(np.array([1, 1]))),
         Image.fromarray(squares(np.array([1, 2]))),
+        Image.fromarray(squares(np.array([9, 9]))),
+        Image.fromarray(squares(np.array([100, 100]))),
         Image.fromarray(squares(np.array([255, 255])) > 0),
         Image.fromarray(squares(np.array([1, 1])).astype(np.uint16) * 65535),
+        Image.fromarray(squares(np.array([1, 1])).astype(np.uint16) * 4095),
         Image.fromarray(squares(np.array([1, 2])).astype(np.uint16)),
         Image.fromarray(squares(np.array([200, 200]))[..., None] * np.uint8([1, 0, 0])),
         palette_of(squares(np.array([1, 2])), [0, 0, 0, 128, 0, 0, 0, 60, 0]),
         palette_of(squares(np.array([1, 1])), [0, 0, 0, 255, 255, 255]),
         palette_of(squares(np.array([9, 9])), [v for i in range(10) for v in [28 * i] * 3]),
     ],
-    ids=["255", "01", "012", "bits", "16bit", "16bit012", "red", "palette", "bw", "greypalette"],
+    ids=[
+        "255", "01", "012", "09", "0100", "bits", "16bit", "12of16bit", "16bit012", "red",
+        "palette", "bw", "greypalette",
+    ],
 )  # fmt: skip
 def test_masks_of_every_kind_are_read(tmp_path: Path, picture: Image.Image) -> None:
     picture.save(tmp_path / "mask.png")

@@ -74,7 +74,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
     Grey values up to `HIGHEST_NUMBER` are numbers of labels, so that everything but 0 is lung, as
     in files of 0 and 1 or of `Side` values; likewise the indices of a palette of colours. Elsewhere
-    lung is what lies above the middle of the file's range, in its brightest channel.
+    it is the brightest channel that counts: of two values the higher one is lung, of more what lies
+    above the middle of the file's range.
 
     Raises:
         DataError: If the file is no image or the mask is empty.
@@ -107,7 +108,10 @@ def _lung_pixels(picture: Image.Image) -> NDArray[np.bool_]:
         return values
     if values.ndim == 3:
         values = values.max(axis=2)
-    highest = float(values.max(initial=0))
+    lowest, highest = float(values.min()), float(values.max())
     if highest <= HIGHEST_NUMBER:
         return np.asarray(values > 0)
+    is_highest = np.asarray(values == highest)
+    if lowest < highest and np.all(is_highest | (values == lowest)):
+        return is_highest
     return np.asarray(values > (127 if highest <= 255 else 32767))
