@@ -289,6 +289,24 @@ def test_what_lies_there_without_a_record_is_a_strangers(
     assert "maskings" in read(tmp_path / "IM0002.json"), "the rest is done"
 
 
+def test_a_strangers_file_beside_our_record_is_neither_replaced_nor_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = draw(tmp_path / "a.png"), tmp_path / "out"
+    assert analyse(image, "--out", out, "--write", "json,mask") == 0
+    stranger = out / "a.png.figure.png"
+    stranger.write_bytes(b"drawn by hand")
+    before = snapshot(out)
+    for flags in ([], ["--force"], ["--force", "--write", "json"], ["--margin", "0.1"]):
+        assert analyse(image, "--out", out, *flags) == 3
+        assert stranger.name in capsys.readouterr().err
+        assert snapshot(out) == before
+    stranger.unlink()
+    assert analyse(image, "--out", out) == 0
+    assert analyse(image, "--out", out, "--write", "json", "--force") == 0
+    assert names_in(out) == ["a.png.json"], "what our record names is ours"
+
+
 def test_an_end_at_any_moment_of_writing_leaves_what_the_next_run_replaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,6 +550,21 @@ def test_a_terminal_that_cannot_be_written_to_undoes_nothing(tmp_path: Path, sin
     assert len(records) == 2
     assert all("maskings" in record for record in records)
     assert len((tmp_path / "all.csv").read_text(encoding="utf-8").splitlines()) == 31
+
+
+def test_nothing_but_the_folder_for_results_has_to_be_writable(tmp_path: Path) -> None:
+    image, out, nowhere = draw(tmp_path / "a.png"), tmp_path / "out", "/proc/nowhere"
+    places = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "TMPDIR")
+    done = subprocess.run(
+        [*FAKED, "analyse", image, "--out", out],
+        stderr=subprocess.PIPE,
+        env={**os.environ, **PATHS, **dict.fromkeys(places, nowhere)},
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert names_in(out) == ["a.png.figure.png", "a.png.json", "a.png.mask.png"]
 
 
 def test_ctrl_c_finishes_what_is_in_hand_and_the_next_run_goes_on(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ Whatever goes wrong is this file's failure alone, told in its record and in its 
 
 import hashlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from cxrdemo.commands.places import Place
-from cxrdemo.commands.writing import Results, hash_of
+from cxrdemo.commands.writing import Results, hash_of, named_by
 from cxrdemo.dicom_export import capture, segmentation
 from cxrdemo.errors import CxrDemoError, ExportError
 from cxrdemo.export import (
@@ -91,11 +91,13 @@ def is_finished(place: Place, job: Job) -> bool:
         return False
     if record["run"]["settings"] != job.settings:
         return False
-    wanted = set(job.write)
+    wanted = job.write - {"json"}
     if record.get("lungs") is None:
         wanted -= {"mask", "labels", "seg"}
     if not record.get("maskings"):
         wanted -= {"heat"}
+    if not wanted <= named_by(record):
+        return False
     if not all(results.path(product).is_file() for product in wanted):
         return False
     try:
@@ -120,11 +122,12 @@ def do_file(analyse: Analyse, place: Place, job: Job) -> Outcome:
         _check_free(results, place, sha256, job)
         radiograph = read_radiograph(data)
         analysis = analyse(radiograph, maskings=job.maskings, margin=job.margin, method=job.method)
+        products = _products(data, analysis, job.write)
         record = analysis_to_json(analysis, name=place.name, sha256=sha256)
-        record = _of_this_run(record, place, job)
-        begun = _of_this_run(error_to_json(_BEGUN, name=place.name, sha256=sha256), place, job)
-        contents = {**_products(data, analysis, job.write), "json": json_bytes(record)}
-        results.write(contents, begun=json_bytes(begun))
+        record = _of_this_run(record, place, job, wrote=products)
+        begun = error_to_json(_BEGUN, name=place.name, sha256=sha256)
+        begun = _of_this_run(begun, place, job, wrote=results.written() | products.keys())
+        results.write({**products, "json": json_bytes(record)}, begun=json_bytes(begun))
     # One bad file never stops the others, whatever is the matter with it.
     except Exception as error:
         return _failure(error, results, place, sha256, job)
@@ -156,8 +159,9 @@ def _failure(error: Exception, results: Results, place: Place, sha256: str, job:
     record = error_to_json(error, name=place.name, sha256=sha256)
     try:
         _check_free(results, place, sha256, job)
-        record = _of_this_run(record, place, job)
-        results.write({"json": json_bytes(record)}, begun=json_bytes(record))
+        begun = _of_this_run(record, place, job, wrote=results.written())
+        record = _of_this_run(record, place, job, wrote=())
+        results.write({"json": json_bytes(record)}, begun=json_bytes(begun))
     except Exception as second:
         if str(second) != reason:
             reason += f" Nor could this be recorded: {second}"
@@ -168,8 +172,11 @@ def _check_free(results: Results, place: Place, sha256: str, job: Job) -> None:
     results.check_free(inputs=job.inputs, place=_where(place), sha256=sha256, force=job.force)
 
 
-def _of_this_run(record: dict[str, Any], place: Place, job: Job) -> dict[str, Any]:
-    return {**record, "run": {"settings": job.settings, "place": _where(place)}}
+def _of_this_run(
+    record: dict[str, Any], place: Place, job: Job, *, wrote: Iterable[str]
+) -> dict[str, Any]:
+    run = {"settings": job.settings, "place": _where(place), "wrote": sorted(wrote)}
+    return {**record, "run": run}
 
 
 def _where(place: Place) -> str:

@@ -2,7 +2,7 @@
 
 A result is written under a name of its own and then renamed. The JSON comes last: where it stands
 without an error, everything else stands beside it. Until then a record of the work that was begun
-stands in its place, so what lies there without a record was never ours.
+stands in its place. Each record names what stands beside it; what no record names was never ours.
 """
 
 import contextlib
@@ -32,6 +32,8 @@ name and an ending together belong to one input alone."""
 
 ENDINGS: Final = tuple(PRODUCTS.values())
 
+_BESIDE: Final = frozenset(PRODUCTS) - {"json"}
+
 _SCHEMA_PREFIX: Final = "cxrdemo-analysis/"
 _LONGEST_NAME: Final = 255 - max(len(ending) for ending in ENDINGS)
 """In bytes; what file systems allow, less our longest ending."""
@@ -58,6 +60,14 @@ class Results:
         """What an earlier run wrote, or None if nothing readable of ours is there."""
         return _record_at(self.path("json"))
 
+    def written(self) -> frozenset[str]:
+        """Names of `PRODUCTS`, the record apart, that earlier runs may have left here."""
+        found = self.record()
+        if found is None:
+            # A crash of the machine may leave nothing of a record but its name.
+            return _BESIDE if _is_empty(self.path("json")) else frozenset()
+        return named_by(found)
+
     def check_free(self, *, inputs: Collection[str], place: str, sha256: str, force: bool) -> None:
         """Refuses to write over what is not a former result of the same input.
 
@@ -77,33 +87,26 @@ class Results:
                     "Name another folder by --out."
                 )
         path = self.path("json")
-        if not os.path.lexists(path):
-            self._check_no_stranger()
-            return
-        if _is_empty(path):
-            return
         found = self.record()
-        if found is None:
+        if found is None and os.path.lexists(path) and not _is_empty(path):
             raise ExportError(
                 f"A file {path.name} that is no result of ours lies in the folder for the "
                 "results. Name another folder by --out."
             )
-        if force or not found.keys() >= {"input", "run"}:  # the latter of an earlier version
+        for product in sorted(_BESIDE - self.written()):
+            if os.path.lexists(self.path(product)):
+                raise ExportError(
+                    f"A file {self.path(product).name} lies in the folder for the results, and no "
+                    "record of ours names it. Move it, or name another folder by --out."
+                )
+        # Nothing is there, or is of an earlier version, which did not tell whose it is.
+        if force or found is None or not found.keys() >= {"input", "run"}:
             return
         if found["run"]["place"] != place and found["input"]["sha256"] != sha256:
             raise ExportError(
                 "The results of another file of the same name lie there. Name another folder by "
                 "--out, or replace them by --force."
             )
-
-    def _check_no_stranger(self) -> None:
-        for product in PRODUCTS:
-            path = self.path(product)
-            if os.path.lexists(path):
-                raise ExportError(
-                    f"A file {path.name} lies in the folder for the results, and no record of ours "
-                    "is beside it. Move it, or name another folder by --out."
-                )
 
     def write(self, contents: Mapping[str, bytes], *, begun: bytes) -> None:
         """Writes everything, the record last, and removes what an earlier run left over.
@@ -158,6 +161,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def named_by(record: Mapping[str, Any]) -> frozenset[str]:
+    """Names of `PRODUCTS`, the record apart, that lie beside a record as it says."""
+    # One of an earlier version does not say.
+    return frozenset(record.get("run", {}).get("wrote", _BESIDE))
 
 
 def is_our_record(path: Path) -> bool:
