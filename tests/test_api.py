@@ -153,6 +153,7 @@ def test_a_wrong_argument_is_told_in_words(
     "file",
     [
         {"path": "/etc/passwd"},
+        {"path": "/proc/self/environ"},
         {"path": "../../etc/passwd"},
         {"path": "https://example.org/a.dcm", "url": "https://example.org/a.dcm"},
         {"url": "http://127.0.0.1:1/a.dcm", "path": ""},

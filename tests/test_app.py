@@ -9,7 +9,7 @@ import gradio as gr
 import httpx
 import pytest
 from fakes import closing_event_loops, findings_spec, phantom_pipeline
-from patience import until
+from patience import PATIENCE_SECONDS, until
 from visitors import Visitor, free_port
 
 from cxrdemo.examples import EXAMPLES
@@ -96,6 +96,15 @@ def test_the_templates_are_plain_html() -> None:
         assert not re.search(r"\$\{|\{\{|`", html)
 
 
+def test_no_script_makes_html_of_a_text() -> None:
+    """A file may be named after a program."""
+    from cxrdemo.ui import table
+
+    for script in (viewer.SCRIPT, table.SCRIPT):
+        assert "textContent" in script
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", script)
+
+
 def test_page_without_checkpoints_says_what_is_missing() -> None:
     with closing_event_loops():
         page, _ = build_ui(Models.of(Pipeline(None, {})))
@@ -178,3 +187,34 @@ def test_a_visitor_is_served_during_another_ones_batch(site: Site) -> None:
         assert shown[0][0]["maskings"]["none"]
         assert sum(row["state"] == "read" for row in read) < 6
         list(answers), list(reading)
+
+
+def test_too_large_and_too_many_uploads_are_refused_and_not_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.page, "max_file_size", 1000)
+
+    def status(*contents: bytes) -> int:
+        files = [("files", (f"{n}.png", content)) for n, content in enumerate(contents)]
+        answer = httpx.post(f"{site.url}gradio_api/upload", files=files, timeout=PATIENCE_SECONDS)
+        return answer.status_code
+
+    assert status(b"x" * 1001) == 413
+    assert status(*[b"x"] * 5000) == 400
+    assert until(lambda: site.left_on_disk() == [])
+
+
+def test_who_only_listens_or_leaves_in_the_middle_keeps_nobody_waiting(site: Site) -> None:
+    with ExitStack() as listening:
+        for _ in range(30):
+            listening.enter_context(site.visitor())
+        for _ in range(10):
+            with site.visitor() as leaving:
+                answers = leaving.fire(site.open, "upload", leaving.upload(DICOM))
+                next(answers)
+                answers.close()
+        with site.visitor() as staying:
+            *_, last = staying.fire(site.open, "upload", staying.upload(DICOM))
+            assert last[0][0]["maskings"]
+    assert until(lambda: len(site.visits) == 0 and not site.visits.line.is_wanted)
+    assert until(lambda: site.left_on_disk() == [])

@@ -180,6 +180,17 @@ def test_no_module_of_training_imports_itself_by_a_detour() -> None:
     TopologicalSorter(training_imports()).prepare()  # raises CycleError
 
 
+def test_no_pickle_is_opened_but_of_tensors_alone() -> None:
+    """Any other would run whatever program lies in it."""
+    for path in (p for folder in ("cxrdemo", "training") for p in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name, given = ast.unparse(node.func), ast.unparse(node)
+                assert not name.startswith(("pickle.", "joblib.")), f"{path}: {given}"
+                assert "allow_pickle=True" not in given, f"{path}: {given}"
+                assert name != "torch.load" or "weights_only=True" in given, f"{path}: {given}"
+
+
 def test_there_is_no_catch_all_module() -> None:
     names = {
         path.stem for folder in ("cxrdemo", "training") for path in (ROOT / folder).rglob("*.py")

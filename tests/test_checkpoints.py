@@ -239,6 +239,17 @@ def test_weights_must_fit_exactly(change: dict[str, torch.Tensor | None], messag
         load_strictly(network, state, "test")
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_a_network_outlives_the_file_of_its_weights(tmp_path: Path, name: str) -> None:
+    """Were the file only mapped, cutting it short in place would end the process."""
+    save_file(STATE, tmp_path / "weights.safetensors")
+    torch.save(STATE, tmp_path / "weights.pth")
+    network = nn.Linear(2, 1)
+    load_strictly(network, read_weights(tmp_path / name), "test")
+    os.truncate(tmp_path / name, 0)
+    assert network(torch.tensor([[2.0, 1.0]])).item() == pytest.approx(1.25)
+
+
 def test_fitting_weights_are_loaded() -> None:
     network = nn.Linear(2, 1)
     load_strictly(network, STATE, "test")

@@ -56,5 +56,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_every_promise_names_tests_that_exist() -> None:
+    file, text = "", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for named, test in re.findall(r"`([\w/]+\.py)?(?:::(test_\w+))?`", text):
+        file = named or file
+        (path,) = (p for p in (ROOT / "tests" / file, ROOT / file) if p.is_file())
+        assert f"def {test}" in path.read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200

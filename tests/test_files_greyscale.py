@@ -357,6 +357,7 @@ def test_a_window_narrower_than_linear_allows_is_exact() -> None:
     ("elements", "applied"),
     [
         ({"Modality": "RF"}, False),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.1"}, False),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.2"}, False),
         ({"Modality": "DX"}, True),
     ],

@@ -59,6 +59,8 @@ def zipped() -> bytes:
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + b"0" * 500, UnsupportedImageError, "PDF"),
         (encoded(Image.fromarray(GREY8), "GIF"), UnsupportedImageError, "GIF"),
         (encoded(Image.fromarray(GREY8), "JPEG2000"), UnsupportedImageError, "JPEG 2000"),
+        (b"\0\0\0\x20ftypavif" + b"\0" * 500, UnsupportedImageError, "AVIF"),
+        (b"\0\0\0\x20ftypheic" + b"\0" * 500, UnsupportedImageError, "HEIC"),
         (b"\x89PNG\r\n\x1a\n", UnreadableImageError, "PNG"),
         (b"\xff\xd8\xff\xe0", UnreadableImageError, "JPEG"),
         (b"\0" * 128 + b"DICM", UnreadableImageError, "DICOM"),

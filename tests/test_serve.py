@@ -118,6 +118,19 @@ import fakes, cxrdemo.pipeline
 from cxrdemo.worker import in_worker
 slow = {slow}
 
+def watch(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if host not in (None, "", "127.0.0.1", "::1", "0.0.0.0", "localhost"):
+        with open({asked!r}, "a") as stream:
+            print(event, host, file=stream)
+
+sys.addaudithook(watch)
+
 def load(*_, **__):
     pipeline = fakes.phantom_pipeline()
     analyse = pipeline.analyse
@@ -148,7 +161,14 @@ def test_a_signal_ends_the_server_and_leaves_nothing_behind(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     port = free_port()
-    code = SERVER.format(tests=str(ROOT / "tests"), slow=slow, checkpoints=str(tmp_path), port=port)
+    asked = tmp_path / "other hosts"
+    code = SERVER.format(
+        tests=str(ROOT / "tests"),
+        slow=slow,
+        checkpoints=str(tmp_path),
+        port=port,
+        asked=str(asked),
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -183,6 +203,7 @@ def test_a_signal_ends_the_server_and_leaves_nothing_behind(
     else:
         assert code == (128 + number if slow else 0)
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
+    assert not asked.exists(), asked.read_text()
 
 
 def wait_for(url: str) -> None:

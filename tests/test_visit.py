@@ -27,6 +27,7 @@ from fakes import (
 
 from cxrdemo.errors import CheckpointError
 from cxrdemo.examples import EXAMPLES, Example
+from cxrdemo.export import analysis_to_json
 from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.radiograph import Radiograph, Remedy, Source
@@ -169,13 +170,17 @@ def test_an_upload_that_is_gone_is_told_in_words(visit: Visit, tmp_path: Path) -
     assert "choose it again" in last.payload["reason"]
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError])
 def test_unexpected_failure_shows_only_its_number(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     pipeline = phantom_pipeline()
 
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("cannot open /data/doe-john.dcm")
+        raise kind("cannot open /data/doe-john.dcm")
 
     monkeypatch.setattr(pipeline, "analyse", fail)
     visit = Visit(Models.of(pipeline))
@@ -588,6 +593,16 @@ def test_text_from_a_file_is_escaped(pipeline: Pipeline) -> None:
     assert "<script" not in html
     # Wherever one of the four texts is told, it is told escaped.
     assert html.count("&lt;script&gt;") == html.count("alert(1)") >= 8
+
+
+def test_what_was_decided_about_a_file_stays_in_sight(pipeline: Pipeline) -> None:
+    decided = "The header says signed, the pixels do not; they were read as they are."
+    pixels = np.random.default_rng(0).random((96, 96), np.float32)
+    radiograph = Radiograph(pixels, source=Source("DICOM", 12, warnings=(decided,)))
+    analysis = pipeline.analyse(radiograph)
+    assert decided in panels.status(analysis)
+    assert decided in panels.how_read(analysis)
+    assert decided in analysis_to_json(analysis)["warnings"]
 
 
 def test_image_without_lungs_has_no_outline_and_no_masked_finding(accepting: None) -> None:
