@@ -189,6 +189,14 @@ def test_a_visitor_is_served_during_another_ones_batch(site: Site) -> None:
         list(answers), list(reading)
 
 
+def test_a_visitor_learns_nothing_of_anothers_image_by_its_name(site: Site) -> None:
+    with site.visitor() as one, site.visitor() as other:
+        *_, last = one.fire(site.open, "upload", one.upload(DICOM))
+        detail = {"study": last[0][0]["study"], "margin": 0.1}
+        *_, answer = other.fire(site.viewer, "margin_changed", detail=detail)
+        assert (answer[0][0]["gone"], "maskings" in answer[0][0]) == (True, False)
+
+
 def test_too_large_and_too_many_uploads_are_refused_and_not_kept(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
