@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from fakes import BlindSegmenter, fake_pipeline
 from patience import PATIENCE_SECONDS
+from test_dicom_export import file as dicom_with_study
 from test_export import validator
 
 from cxrdemo import cli
@@ -105,6 +108,36 @@ def test_what_to_write_is_chosen_and_the_json_always_is(tmp_path: Path) -> None:
     assert set(np.unique(labels)) == {0, 1, 2}
     with np.load(out / "a.png.heat.npz", allow_pickle=False) as arrays:
         assert "tight/Mass" in arrays.files
+
+
+def test_dicom_gets_dicom_and_another_files_failure_names_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / "a.png")
+    (source / "b.dcm").write_bytes(dicom_with_study())
+    assert analyse(source, "--out", out, "--write", "json,seg,capture") == 3
+    assert names_in(out) == ["a.png.json", "b.dcm.capture.dcm", "b.dcm.json", "b.dcm.seg.dcm"]
+    for product in ("seg", "capture"):
+        assert pydicom.dcmread(out / f"b.dcm.{product}.dcm").Modality in ("SEG", "OT")
+    assert read(out / "a.png.json")["error"]["kind"] == "ExportError"
+    assert "Leave seg and capture out of --write" in capsys.readouterr().err
+
+
+def test_files_are_done_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, together = fake_pipeline(), threading.Barrier(2)
+    monkeypatch.setattr(pipeline, "at_once", 2)
+    inner = one_file.read_radiograph
+
+    def both(data: bytes):
+        together.wait(PATIENCE_SECONDS)  # for the other file's
+        return inner(data)
+
+    monkeypatch.setattr(Pipeline, "from_checkpoints", lambda *_, **__: pipeline)
+    monkeypatch.setattr(one_file, "read_radiograph", both)
+    for seed in range(4):
+        draw(tmp_path / "in" / f"{seed}.png", seed)
+    assert analyse(tmp_path / "in", "--out", tmp_path / "out", "--write", "json") == 0
 
 
 def test_one_masking_alone(tmp_path: Path) -> None:

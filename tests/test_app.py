@@ -12,6 +12,7 @@ from fakes import closing_event_loops, findings_spec, phantom_pipeline
 from patience import PATIENCE_SECONDS, until
 from visitors import Visitor, free_port
 
+from cxrdemo import __version__
 from cxrdemo.examples import EXAMPLES
 from cxrdemo.files import MAX_BYTES
 from cxrdemo.labels import FINDINGS
@@ -113,8 +114,9 @@ def test_page_without_checkpoints_says_what_is_missing() -> None:
         assert part in config
 
 
-def test_about_shows_every_figure() -> None:
+def test_about_shows_every_figure_and_the_version() -> None:
     html = panels.about(None, {MaskingMode.NONE: findings_spec(MaskingMode.NONE)})
+    assert f"cxrdemo {__version__}" in html
     assert html.count("0.800 (0.700 to 0.900, n=20)") == len(FINDINGS)
     assert "No lung segmenter is installed" in html
 

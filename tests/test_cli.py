@@ -1,6 +1,8 @@
 """The doors of the command line: usage, settings, exit codes. `test_analyse.py` has the work."""
 
+import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 from fakes import fake_pipeline
 from patience import PATIENCE_SECONDS
+from visitors import free_port
 
 from cxrdemo import __version__, cli
+from cxrdemo.checkpoints import CheckpointStore
 from cxrdemo.pipeline import Pipeline
-from cxrdemo.settings import REPOSITORY
+from cxrdemo.settings import REPOSITORY, Settings
 
 
 @pytest.fixture
@@ -103,6 +107,26 @@ def test_a_door_that_is_shut_says_so_in_one_line(
     assert image.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["analyse", "{image}", "--out", "{tmp}/out"],
+        ["checkpoints"],
+        ["serve", "--host", "127.0.0.1", "--port", "{port}"],
+        ["space", "--to", "{tmp}/space"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_checkpoints_that_are_not_there_are_told_in_one_line(
+    command: list[str], image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"image": image, "tmp": tmp_path, "port": free_port()}
+    given = [word.format(**places) for word in command]
+    assert cli.main([*given, "--checkpoints", str(tmp_path / "nowhere")]) == 3
+    line = one_line_of_error(capsys)
+    assert "no checkpoint folder 'nowhere'. Name a folder that is there" in line
+
+
 @pytest.mark.parametrize("device", ["banana", "cuda", "cuda:7", "meta", ""])
 @pytest.mark.parametrize("command", ["analyse", "serve"])
 def test_a_device_that_is_not_there_is_told_in_one_line(
@@ -117,6 +141,25 @@ def test_a_device_that_is_not_there_is_told_in_one_line(
     rest = [str(image), "--out", str(tmp_path / "out")] if command == "analyse" else []
     assert cli.main([command, *rest, "--device", device]) == 2
     assert "device" in one_line_of_error(capsys).lower()
+
+
+def test_a_device_that_no_cluster_has_is_told_before_one_is_asked(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--out", str(tmp_path / "out"), "--ray", "local", "--device", "banana"]
+    assert cli.main(["analyse", str(image), *flags]) == 2
+    assert "no device 'banana'" in one_line_of_error(capsys)
+
+
+def test_agents_without_their_package_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CheckpointStore(tmp_path, ()).save()
+    monkeypatch.setattr("cxrdemo.commands.serve.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("cxrdemo.commands.serve.serve", lambda **_: pytest.fail("it serves"))
+    flags = ["--host", "127.0.0.1", "--port", str(free_port())]
+    assert cli.main(["serve", "--mcp", *flags, "--checkpoints", str(tmp_path)]) == 2
+    assert ".[mcp]" in one_line_of_error(capsys)
 
 
 def test_a_port_in_use_is_told_in_one_line() -> None:
@@ -215,6 +258,40 @@ def test_checkpoints_are_listed_and_an_altered_one_fails(
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert cli.main(["checkpoints", "--checkpoints", str(tmp_path)]) == 0
     assert "No checkpoint is installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["licences"], ["checkpoints", "--checkpoints", "{tmp}"]])
+def test_a_reader_that_goes_away_is_no_failure(command: list[str], tmp_path: Path) -> None:
+    """As of `cxrdemo licences | head -1`."""
+    CheckpointStore(tmp_path, ()).save()
+    reader, closed = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "cxrdemo", *(word.format(tmp=tmp_path) for word in command)],
+        cwd=REPOSITORY,
+        stdout=closed,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    os.close(closed)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = (
+        action.choices
+        for action in cli._parser(Settings())._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_tells_each_default_that_says_something(name: str) -> None:
+    for action in commands()[name]._actions:
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            assert "default: " in action.help, action.option_strings
 
 
 def test_help_answers_without_pytorch() -> None:

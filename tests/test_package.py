@@ -1,17 +1,21 @@
 """What is installed under the name cxrdemo."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import cxrdemo
+from cxrdemo.commands import licences
 from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import Analysis
@@ -22,6 +26,9 @@ LISTS = {
     "requirements.txt": PROJECT["dependencies"],
     "training/requirements.txt": PROJECT["optional-dependencies"]["train"],
 }
+
+ASKED_FOR_WHERE_IMPORTED = {"highdicom", "openvino", "ray", "spaces"}
+"""Each is named, with its extra, to whoever lacks it."""
 
 
 def test_three_names_stand_at_the_top() -> None:
@@ -62,6 +69,64 @@ def test_the_lock_holds_every_pin_with_hashes() -> None:
         assert "--hash=sha256:" in block, name
     for name, version in pins("requirements.txt").items():
         assert locked[name.replace("_", "-")] == version
+
+
+def imported_by(package: str) -> set[str]:
+    """The names at the top of all that the modules of a package import, wherever they do."""
+    names: set[str] = set()
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize(("package", "extras"), [("cxrdemo", ()), ("training", ("train",))])
+def test_what_is_imported_is_installed(
+    package: str, extras: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh environment there is what the package asks for, and what that asks for."""
+    options = PROJECT["optional-dependencies"]
+    asked = PROJECT["dependencies"] + [text for extra in extras for text in options[extra]]
+    monkeypatch.setattr(licences, "_own_requirements", lambda: licences._names(asked))
+    installed = {each.name for each in licences.needed_packages()}
+    providers = metadata.packages_distributions()
+    for name in imported_by(package) - {"cxrdemo", "training", *sys.stdlib_module_names}:
+        if name not in ASKED_FOR_WHERE_IMPORTED:
+            assert installed & set(providers[name]), name
+
+
+def test_the_citation_has_what_its_format_asks_for() -> None:
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= told.keys()
+    assert told["license"] == PROJECT["license"]
+    for each in (told, *told["references"]):
+        assert all(a.keys() & {"name", "family-names"} for a in each["authors"]), each["title"]
+        assert each["type"] in ("software", "article")
+
+
+def instructions(file: Path) -> list[str]:
+    text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_image_is_made_of_what_is_there_and_serves_without_rights() -> None:
+    """As far as it can be told without a daemon that builds it."""
+    lines = instructions(ROOT / "Dockerfile")
+    let_in = {line[1:] for line in instructions(ROOT / ".dockerignore") if line.startswith("!")}
+    copied: set[str] = set()
+    for line in lines:
+        if line.startswith("COPY"):
+            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
+            copied |= set(sources)
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+    assert lines.index("USER 1000") < next(i for i, x in enumerate(lines) if x.startswith("CMD"))
+    # Which a running page answers: tests/test_space.py.
+    (health,) = (line for line in lines if line.startswith("HEALTHCHECK"))
+    assert "http://127.0.0.1:7860/gradio_api/startup-events" in health
 
 
 def test_version_is_told_alike_everywhere() -> None:

@@ -12,6 +12,7 @@ from fakes import (
     noise_radiograph,
     tiny_classifier,
 )
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -294,6 +295,24 @@ def test_figure_shows_each_picture_pixel_by_pixel_inside_the_page(hw: tuple[int,
     found = cv2.matchTemplate(drawn[..., ::-1].copy(), expected[..., ::-1].copy(), cv2.TM_SQDIFF)
     y, x = np.unravel_index(found.argmin(), found.shape)
     np.testing.assert_array_equal(drawn[y : y + height, x : x + width], expected)
+
+
+def test_a_figure_is_drawn_once_and_its_layout_is_given(
+    analysis: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn twice, or laid out by matplotlib, it costs several times what the analysis does."""
+    drawn: list[Figure] = []
+    draw = Figure.draw
+
+    def noted(page: Figure, renderer: RendererBase) -> None:
+        drawn.append(page)
+        draw(page, renderer)
+
+    monkeypatch.setattr(Figure, "draw", noted)
+    figure_png(analysis)
+    (page,) = drawn
+    assert page.get_layout_engine() is None
+    assert not page.axes, "pictures and words are put on the page as they are"
 
 
 def test_nothing_on_the_figure_is_written_over_the_page_edge() -> None:

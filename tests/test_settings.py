@@ -1,3 +1,4 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,19 @@ def test_every_setting_has_its_variable() -> None:
             "CXRDEMO_MEDSAM": "/weights/medsam_vit_b.pth",
             "CXRDEMO_MAX_BATCH": "12",
             "CXRDEMO_PASSWORD": "let me in",
+            "CXRDEMO_MCP": "1",
         }
     )
-    assert found == Settings(
-        "hf://a/b@c", "cuda", "openvino", "fp32", Path("/weights/medsam_vit_b.pth"), 12, "let me in"
-    )
+    medsam = Path("/weights/medsam_vit_b.pth")
+    expected = ("hf://a/b@c", "cuda", "openvino", "fp32", medsam, 12, "let me in", True)
+    assert found == Settings(*expected)
     assert found.checkpoint_location == "hf://a/b@c"
+
+
+def test_every_variable_is_told_to_who_hosts() -> None:
+    page = (settings.REPOSITORY / "docs" / "hosting.md").read_text(encoding="utf-8")
+    for field in fields(Settings):
+        assert f"| `CXRDEMO_{field.name.upper()}` |" in page
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,7 @@ def test_every_setting_has_its_variable() -> None:
     [
         ("CXRDEMO_ENGINE", "steam"),
         ("CXRDEMO_PRECISION", "fp8"),
+        ("CXRDEMO_MCP", "yes"),
         ("CXRDEMO_MAX_BATCH", "0"),
         ("CXRDEMO_MAX_BATCH", "-3"),
         ("CXRDEMO_MAX_BATCH", "many"),

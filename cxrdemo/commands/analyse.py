@@ -222,13 +222,17 @@ def _on_a_cluster(
 ) -> Sequence[Outcome]:
     """Shares the files out to the workers of a Ray cluster."""
     from cxrdemo.commands.cluster import share_out
+    from cxrdemo.devices import resolve
 
+    uses_gpu = args.device.startswith("cuda")
+    if not uses_gpu:  # which the workers alone may have
+        resolve(args.device)
     return share_out(
         args.ray,
         partial(_analyse_in_worker, _loader(args, folder)),
         replace(job, out=job.out.resolve()),
         places,
-        uses_gpu=args.device.startswith("cuda"),
+        uses_gpu=uses_gpu,
         tell=tell,
         should_stop=stop.is_set,
     )

@@ -1,6 +1,7 @@
 """`cxrdemo serve`: the viewer in the browser."""
 
 import argparse
+import importlib.util
 import os
 import socket
 
@@ -14,13 +15,15 @@ def run(args: argparse.Namespace) -> int:
     """Serves until interrupted.
 
     Raises:
-        SettingError: If the address cannot be listened on.
+        SettingError: If the address cannot be listened on, or --mcp lacks its package.
         CheckpointError: If a checkpoint is missing, altered or does not fit.
     """
     checkpoints, device = checkpoint_folder(args.checkpoints), _device(args.device)
     host = args.host or default_host()
     port = args.port or _port_of_environment() or DEFAULT_PORT
     _check_address(host, port)
+    if args.mcp and importlib.util.find_spec("mcp") is None:
+        raise SettingError("--mcp needs the package: in the clone, give `pip install '.[mcp]'`.")
     serve(
         checkpoints=checkpoints,
         medsam=args.medsam,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
+from cxrdemo import __version__
 from cxrdemo.figure_names import FigureName
 from cxrdemo.labels import FINDING_KEYS, NOTICE, SYNTHETIC, display_name
 from cxrdemo.results import Analysis, MaskingMode
@@ -127,7 +128,7 @@ def about(
         "<h2>What it cannot read</h2>"
         "<p>Lateral views, children, other body parts, photographs of films. The masking follows "
         "Miao et al., arXiv 2512.23089 (2025); margins, fill and formulas are our own choice.</p>"
-        "</article>"
+        f'<p class="cxr-small">cxrdemo {__version__}</p></article>'
     )
 
 

@@ -59,13 +59,15 @@ def main() -> None:
     same_analysis(plain.analyse(image, lungs=mask), rented.analyse(image, lungs=mask))
     same_probes(list(plain.probe(image, mask, MARGINS)), list(rented.probe(image, mask, MARGINS)))
     assert rented.side_by_side(lambda each: each.hw, [image]) == [image.hw]
-    assert len(set(spaces.forks)) == 4, "each question has a fork of its own"
 
     with pytest.raises(PromptError, match="outside the image of 800 x 900"):
         rented.correct(lent, click=(5000.0, 0.0))
     empty = LungMask(np.zeros(image.hw, np.uint8), mask.quality, mask.logits)
     with pytest.raises(NoLungsFoundError, match="No lungs were found"):
         rented.analyse(image, lungs=empty, maskings=ALL_MASKINGS[1:])
+    if not hasattr(spaces, "forks"):
+        return  # the real package, which elsewhere than on ZeroGPU forks nothing
+    assert len(set(spaces.forks)) == 6, "each question has a fork of its own"
     # Whatever else goes wrong there is told as ZeroGPU tells it.
     with pytest.raises(BusyError, match=r"The shared GPU gave no answer\. ValueError"):
         rented.analyse(image, maskings=())
