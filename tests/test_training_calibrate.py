@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from fakes import findings_spec, tiny_classifier
 from test_training_evaluate import outputs
+from torch import nn
 
 from cxrdemo.checkpoints import CheckpointStore
+from cxrdemo.classifier import FindingClassifier
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.results import MaskingMode
-from cxrdemo.specs import LabelSpec, Sample
+from cxrdemo.specs import CheckpointSpec, LabelSpec, Sample
 from training.__main__ import main
 from training.commands import calibrate as command
 from training.errors import DataError
@@ -210,9 +212,18 @@ def test_published_weights_get_new_figures_and_stay_as_they_are(
     monkeypatch.setattr(command, "load_classifiers", lambda *_, **__: classifiers)
     drawn = iter([outputs(n=200, seed=1), outputs(n=120, seed=2)] * 2)
     monkeypatch.setattr(command, "run_classifier", lambda *_: next(drawn))
+    made: list[str] = []
+
+    def classifier_on(spec: CheckpointSpec, network: nn.Module, *, device: str):
+        made.append(device)
+        return FindingClassifier(spec, network)
+
+    monkeypatch.setattr(command, "FindingClassifier", classifier_on)
+    monkeypatch.setattr(command, "resolve", lambda asked: f"where {asked} is")
     arguments = ["calibrate", "--data", str(phantom_sets / "nih"), "--checkpoints", str(tmp_path)]
-    arguments += ["--resamples", "5", "--masking", "loose"]
+    arguments += ["--resamples", "5", "--masking", "loose", "--device", "asked"]
     assert main(arguments) == 0
+    assert made == ["where asked is"]
     printed = capsys.readouterr().out
     assert printed.count("bare sigmoid") == 2 * 6
     none, loose, tight = CheckpointStore.open(tmp_path).specs

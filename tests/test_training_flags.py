@@ -110,6 +110,77 @@ def test_a_missing_mask_is_told_before_an_image_is_read(
         run_classifier(tiny_classifier(MaskingMode.TIGHT), cases, tmp_path)
 
 
+RUNS = {
+    "segment": ["--data", "{sets}/lungs", "--epochs", "1"],
+    "classify": ["--data", "{sets}/nih", "--masking", "none", "--epochs", "1"],
+    "pretrain": ["--data", "{sets}/nih", "--epochs", "1"],
+    "masks": ["--data", "{sets}/nih"],
+    "evaluate": ["--data", "{sets}/nih", "--masks", "{sets}/masks"],
+    "experiment": ["--data", "{sets}/nih", "--masks", "{sets}/masks", "--preset", "smoke"],
+    "reproduce": ["--preset", "smoke"],
+}
+"""Of every command that has --device and --out, what it needs besides."""
+
+
+def doors(name: str, sets: Path, *more: str | Path) -> list[str]:
+    return [name, *(word.format(sets=sets) for word in RUNS[name]), *map(str, more)]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_device_that_is_not_there_is_told_in_one_line(
+    name: str, phantom_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = doors(name, phantom_sets, "--out", tmp_path / "out", "--device", "banana")
+    assert main(flags) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: There is no device 'banana' here. There is cpu")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_out_that_is_a_file_is_told_in_one_line(
+    name: str, phantom_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert main(doors(name, phantom_sets, "--out", file)) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {file} is a file. Name a folder")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("command", "loads"),
+    [
+        (doors("evaluate", Path("{sets}"), "--out", "{out}"), "{evaluate}.load_classifiers"),
+        (
+            ["evaluate", "--data", "{sets}/lungs", "--out", "{out}"],
+            "{evaluate}.Pipeline.from_checkpoints",
+        ),
+        (["masks", "--data", "{sets}/nih", "--out", "{out}"], "{masks}.Pipeline.from_checkpoints"),
+        (["calibrate", "--data", "{sets}/nih"], "{calibrate}.load_classifiers"),
+    ],
+)
+def test_networks_are_loaded_where_they_are_told(
+    command: list[str],
+    loads: str,
+    phantom_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class LoadedError(Exception):
+        """Ends the command."""
+
+    def load(*_: object, device: object, **__: object) -> None:
+        raise LoadedError(device)
+
+    modules = {name: f"training.commands.{name}" for name in ("evaluate", "masks", "calibrate")}
+    monkeypatch.setattr(loads.format(**modules), load)
+    monkeypatch.setattr(f"{modules[command[0]]}.resolve", lambda asked: f"where {asked} is")
+    given = [word.format(sets=phantom_sets, out=tmp_path / "out") for word in command]
+    with pytest.raises(LoadedError, match="where asked is"):
+        main([*given, "--device", "asked"])
+
+
 def test_a_size_that_the_segmenter_cannot_fill_is_told_in_one_line(
     phantom_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

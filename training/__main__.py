@@ -8,6 +8,7 @@ from cxrdemo.commands.speaking import refusal
 from cxrdemo.errors import CxrDemoError
 from training.commands import calibrate, chain, data, experiment, reproduce
 from training.commands.flags import Defaults
+from training.writing import check_folder
 
 COMMANDS = {
     "data": data,
@@ -37,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     refuse_dashes(parser, words)
     args = parser.parse_args(words)
     try:
+        if "out" in args and args.command != "data":  # which writes a file, too
+            check_folder(args.out)
         chain.run_command(args.command, COMMANDS[args.command], args, words[1:])
     except CxrDemoError as error:
         print(f"error: {error}", file=sys.stderr)

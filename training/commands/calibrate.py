@@ -114,8 +114,9 @@ def run(args: argparse.Namespace) -> None:
                 "needs patients to fit on (val) and others to measure on (test)."
             )
     samples = count_samples(args.data, cases)
+    device = resolve(args.device)
     measured: dict[str, CheckpointSpec] = {}
-    for mode, classifier in load_classifiers(args.checkpoints, device=resolve(args.device)).items():
+    for mode, classifier in load_classifiers(args.checkpoints, device=device).items():
         if args.masking not in (str(mode), "all"):
             continue
         val, test = (
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         spec = classifier.spec
         labels = calibrate(val, method=args.method)
         new = with_figures(spec, labels, test, resamples=args.resamples)
-        again = FindingClassifier(new, classifier.network)
+        again = FindingClassifier(new, classifier.network, device=device)
         tests = [c for c in cases if c.split == "test"]
         new = replace(new, metrics={**new.metrics, **places_of(again, tests, args)})
         old = classifier_figures(test, spec.by_finding, resamples=args.resamples)

@@ -56,7 +56,7 @@ from training.reports import page as report
 from training.sets.index import SPLITS, FindingCase, LungCase, read_finding_index, read_lung_index
 from training.sets.pixels import read_mask
 from training.sets.tables import read_table
-from training.writing import check_folder, replacing
+from training.writing import replacing
 
 WORST_CASES: Final = 10
 POOR_DICE: Final = 0.8
@@ -90,7 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, then writes `metrics.json` and `report.html`."""
-    check_folder(args.out)
     task = args.task or _task_of(args.data)
     measure = _evaluate_lungs if task == "lungs" else _evaluate_findings
     facts, figures, columns, sections = measure(args)
