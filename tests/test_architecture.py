@@ -79,7 +79,7 @@ TRAINING: dict[str, set[str]] = {
     "measures": {"errors", "sets", "images"},
     "reports": {"writing", "sets", "measures"},
     "commands": {"errors", "writing", "sets", "engine", "images", "measures", "reports"},
-    "__main__": {"commands"},
+    "__main__": {"commands", "writing"},
 }
 
 

@@ -208,5 +208,5 @@ def test_the_encoder_takes_several_images_at_once() -> None:
 def test_a_device_that_is_not_there_is_one_clear_error(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(flags(data, tmp_path / "out", "--device", "banana")) == 3
+    assert main(flags(data, tmp_path / "out", "--device", "banana")) == 2
     assert "There is no device 'banana' here. There is cpu" in capsys.readouterr().err

@@ -224,6 +224,18 @@ def test_margin_reads_the_loose_masking_again_and_no_other(visit: Visit) -> None
     assert "image" not in payload
 
 
+def test_margin_is_kept_for_the_next_image_until_all_is_cleared(visit: Visit) -> None:
+    def margin() -> float | None:
+        opened(visit)
+        return session_of(visit).analysis.readings[MaskingMode.LOOSE].margin
+
+    usual = margin()
+    asked(visit, "margin_changed", margin=0.15)
+    assert margin() == pytest.approx(0.15)
+    list(visit.clear())
+    assert margin() == usual != pytest.approx(0.15)
+
+
 def test_margin_keeps_the_warnings_of_the_other_maskings(accepting: None) -> None:
     modes = (MaskingMode.NONE, MaskingMode.LOOSE)
     visit = Visit(

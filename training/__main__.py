@@ -5,7 +5,7 @@ import sys
 
 from cxrdemo.commands.numbers import refuse_dashes
 from cxrdemo.commands.speaking import refusal
-from cxrdemo.errors import CxrDemoError
+from cxrdemo.errors import CxrDemoError, SettingError
 from training.commands import calibrate, chain, data, experiment, reproduce
 from training.commands.flags import Defaults
 from training.writing import check_folder
@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 on success; 3 on bad data or where the system refused something, with the reason on
-        stderr; 130 after Ctrl-C. Wrong usage exits with 2, as argparse has it.
+        0 on success; 2 for settings that cannot be, such as a device that is not there, as argparse
+        has it for wrong usage; 3 on bad data or where the system refused something, with the
+        reason on stderr; 130 after Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         chain.run_command(args.command, COMMANDS[args.command], args, words[1:])
     except CxrDemoError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        return 2 if isinstance(error, SettingError) else 3
     except OSError as error:
         print(f"error: {refusal(error)}", file=sys.stderr)
         return 3

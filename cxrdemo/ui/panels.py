@@ -135,7 +135,8 @@ def about(
 def _figures_of_findings(specs: Mapping[MaskingMode, CheckpointSpec]) -> str:
     if not specs:
         return "<p>No classifier is installed.</p>"
-    head = "".join(f"<th scope=col>masking {mode}</th>" for mode in specs)
+    names = ("whole image" if mode is MaskingMode.NONE else str(mode) for mode in specs)
+    head = "".join(f"<th scope=col>{name}</th>" for name in names)
     rows = "".join(
         f"<tr><th scope=row>{escape(display_name(key))}</th>"
         + "".join(f"<td>{_interval(spec.auroc(key))}</td>" for spec in specs.values())

@@ -179,6 +179,8 @@ class Visit:
         self._turn = Turn()
         self._lock = threading.Lock()
         self._probed: Found | None = None
+        # Chosen by the visitor, and kept from image to image; None: the checkpoint's.
+        self._margin: float | None = None
         self.session: Session | None = None
         self.batch: Final = Batch(models, self._line, key)
 
@@ -218,7 +220,8 @@ class Visit:
                 lungs = found.lungs if found else None
                 parts.update(lungs_part(replace(bare, lungs=lungs)))
                 yield stage("Reading the findings…")
-                analysis = _and_lungs(pipeline.analyse(radiograph, lungs=lungs), seconds)
+                analysis = pipeline.analyse(radiograph, lungs=lungs, margin=self._margin)
+                analysis = _and_lungs(analysis, seconds)
                 session = Session(study, analysis, found, automatic=found)
                 if self._keep(ticket, session):
                     yield self._shown(session, parts, probes=None)
@@ -290,6 +293,7 @@ class Visit:
             changed = self._at_margin(session.planted.analysis, margin)
             session = replace(session, planted=replace(session.planted, analysis=changed))
         if self._keep(ticket, session):
+            self._margin = margin
             yield self._shown(session, self._planted_part(session))
 
     def _at_margin(self, before: Analysis, margin: float) -> Analysis:
@@ -522,7 +526,7 @@ class Visit:
     def _forget(self) -> None:
         with self._lock:
             self._turn.end()
-            self.session = None
+            self.session = self._margin = None
 
     def _session(self) -> Session:
         """The image as the question before has left it."""

@@ -48,6 +48,7 @@ def test_a_planted_lesion_is_told_before_and_after_and_goes_with_one_click(
     expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_have_count(1)
     before = drawn(tab)
     tab.keyboard.press("n")
+    expect(tab.locator("[data-do=unplant]")).to_be_disabled()
     area = tab.locator(".cxv-pane").first.bounding_box()
     tab.mouse.click(area["x"] + 0.32 * area["width"], area["y"] + 0.5 * area["height"])
     expect(tab.locator(".cxv-planted")).to_contain_text("SYNTHETIC")

@@ -106,6 +106,7 @@ test("what the other maskings say is told in few words", () => {
   assert.equal(agreement(maskings(0.5, 0.5, 0.1), "none", 0, 0), "not in tight");
   assert.equal(agreement(maskings(0.1, 0.5, 0.1), "none", 0, 0), "called in loose");
   assert.equal(agreement(maskings(0.1, 0.1, 0.1), "tight", 0, 0), "in no masking");
+  assert.equal(agreement(maskings(0.5, 0.1, 0.1), "tight", 0, 0), "called in the whole image");
   assert.equal(agreement(maskings(0.5), "none", 0, 0), "");
 });
 

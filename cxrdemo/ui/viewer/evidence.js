@@ -105,7 +105,7 @@ function agreement(maskings, mode, index, point) {
   const others = Object.entries(maskings).filter(([name]) => name !== mode);
   if (!others.length) return "";
   const here = isCalled(maskings[mode].findings[index], point);
-  const apart = others.filter(([, other]) => isCalled(other.findings[index], point) !== here).map(([name]) => name);
+  const apart = others.filter(([, other]) => isCalled(other.findings[index], point) !== here).map(([name]) => (name === "none" ? "the whole image" : name));
   if (!apart.length) return here ? "holds in all maskings" : "in no masking";
   return here ? `not in ${apart.join(", ")}` : `called in ${apart.join(", ")}`;
 }

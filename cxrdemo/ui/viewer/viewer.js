@@ -313,6 +313,7 @@ function showControls() {
   find(".cxv-planting").hidden = tool !== "plant";
   find(".cxv-fix .cxv-tip").textContent = busy ? "Reading anew…" : editTip();
   find(".cxv-planting .cxv-tip").textContent = busy ? "Reading anew…" : data && data.planted ? "Click elsewhere to move it." : "Click into a lung.";
+  find("[data-do=unplant]").disabled = !(data && data.planted);
   showLegend();
   showPointed();
   showConnection();
