@@ -64,7 +64,8 @@ class Surroundings:
     def within(self, margin: float) -> NDArray[np.bool_]:
         """What a loose margin keeps, bool (H, W): the lungs widened by it, and closed.
 
-        It grows with the margin, and a margin of 0 keeps the lungs alone.
+        It grows with the margin, but for single pixels at the corners of what is closed, which may
+        go again; a margin of 0 keeps the lungs alone.
 
         Args:
             margin: As a fraction of the height of the lungs' bounding box, 0..0.5.
@@ -100,7 +101,7 @@ def kept_region(
 
     Returns:
         bool (H, W). For one lung mask TIGHT is a subset of LOOSE, LOOSE of NONE, and LOOSE grows
-        with the margin.
+        with the margin, see `Surroundings.within`.
 
     Raises:
         NoLungsFoundError: If the mask is empty and the mode is not NONE.

@@ -157,7 +157,7 @@ def test_every_stroke_is_obeyed_in_order(drawn: list[Stroke]) -> None:
         for one, other in zip(corners, [*corners[1:], corners[-1]], strict=True):
             delta = other - one
             at = np.zeros(expected.shape)
-            if delta.any():
+            if delta @ delta:  # of the smallest numbers it is 0
                 at = ((columns - one[0]) * delta[0] + (rows - one[1]) * delta[1]) / (delta @ delta)
             nearest = one + np.clip(at, 0, 1)[..., None] * delta
             away = np.hypot(columns - nearest[..., 0], rows - nearest[..., 1])
