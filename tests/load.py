@@ -125,7 +125,7 @@ def same(shown: Numbers, expected: Numbers) -> bool:
 @contextlib.contextmanager
 def served(pipeline: Pipeline, files: Sequence[bytes]) -> Iterator[Site]:
     page, visits = build_ui(Models.of(pipeline))
-    options = {"server_port": free_port(), "quiet": True, **launch_options()}
+    options = {"server_port": free_port(), "quiet": True, **launch_options(visits)}
     _, url, _ = page.launch(prevent_thread_lock=True, **options)
     try:
         yield Site(url, page, visits, pipeline, files)
@@ -226,8 +226,8 @@ def ask_image(site: Site, visitor: Visitor, which: int) -> dict[str, bool]:
 def ask_list(site: Site, visitor: Visitor, which: int) -> dict[str, bool]:
     """A list of files, added to the one before."""
     numbers = [(which + step) % len(site.files) for step in range(LIST_FILES)]
-    batch = site.visits.of(visitor.session).batch
-    batch.clear()
+    with site.visits.of(visitor.session) as visit:
+        visit.batch.clear()
     files = [visitor.upload(site.files[n], f"{n}-{step}.png") for step, n in enumerate(numbers)]
     list(visitor.fire(site.list, "upload", files))
     *_, ([table], words) = visitor.fire(site.read, "click")

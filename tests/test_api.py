@@ -56,7 +56,7 @@ def server() -> Iterator[Server]:
         stack.enter_context(closing_event_loops())
         pipeline = phantom_pipeline()
         page, visits = build_ui(Models.of(pipeline))
-        options = {"server_port": free_port(), "quiet": True, **launch_options()}
+        options = {"server_port": free_port(), "quiet": True, **launch_options(visits)}
         _, url, _ = page.launch(prevent_thread_lock=True, **options)
         stack.callback(page.close, verbose=False)
         stack.callback(visits.end_all)
@@ -287,8 +287,9 @@ def test_the_shell_of_the_document_runs(server: Server, tmp_path: Path) -> None:
 
 def test_a_password_is_asked_for_by_page_and_interface() -> None:
     with closing_event_loops(), contextlib.ExitStack() as stack:
-        page, _ = build_ui(Models.of(Pipeline(None, {})))
-        options = {"server_port": free_port(), "quiet": True, **launch_options(password="secret")}
+        page, visits = build_ui(Models.of(Pipeline(None, {})))
+        options = {"server_port": free_port(), "quiet": True}
+        options |= launch_options(visits, password="secret")
         _, url, _ = page.launch(prevent_thread_lock=True, **options)
         stack.callback(page.close, verbose=False)
         for path in ("config", "gradio_api/info"):
@@ -320,8 +321,8 @@ def test_agents_find_the_same_tools(tmp_path: Path) -> None:
             return tools, explained, await session.call_tool("analyze", address)
 
     with folder_of_its_own(), closing_event_loops(), contextlib.ExitStack() as stack:
-        page, _ = build_ui(Models.of(phantom_pipeline()))
-        options = {"server_port": free_port(), "quiet": True, **launch_options(mcp=True)}
+        page, visits = build_ui(Models.of(phantom_pipeline()))
+        options = {"server_port": free_port(), "quiet": True, **launch_options(visits, mcp=True)}
         _, url, _ = page.launch(prevent_thread_lock=True, **options)
         stack.callback(page.close, verbose=False)
         tools, explained, refused = asyncio.run(ask(url))

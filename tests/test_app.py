@@ -56,7 +56,7 @@ def site() -> Iterator[Site]:
         folder = stack.enter_context(folder_of_its_own())
         stack.enter_context(closing_event_loops())
         page, visits = build_ui(Models.of(phantom_pipeline()))
-        options = {"server_port": free_port(), "quiet": True, **launch_options()}
+        options = {"server_port": free_port(), "quiet": True, **launch_options(visits)}
         _, url, _ = page.launch(prevent_thread_lock=True, **options)
         stack.callback(page.close, verbose=False)
         stack.callback(visits.end_all)
@@ -80,7 +80,7 @@ def test_every_event_is_private_and_begins_at_once(site: Site) -> None:
 
 
 def test_launch_options_are_known_to_launch_and_keep_no_history() -> None:
-    options = launch_options()
+    options = launch_options(Visits(Models.of(Pipeline(None, {}))))
     assert options["run_history"] is False
     assert options["show_error"] is False
     assert options["enable_monitoring"] is False
@@ -158,10 +158,23 @@ def test_nothing_of_a_visitor_is_left_once_the_tab_is_closed(site: Site) -> None
         list(visitor.fire(site.open, "upload", visitor.upload(DICOM, "doe.dcm")))
         list(visitor.fire(site.files, "upload", [visitor.upload(DICOM, "doe-2.dcm")]))
         list(visitor.fire(site.buttons["Read all"], "click"))
-        assert site.visits.of(visitor.session).session is not None
+        with site.visits.of(visitor.session) as visit:
+            assert visit.session is not None
         assert len(site.left_on_disk()) == 1
+    assert until(lambda: site.left_on_disk() == [] and len(site.visits) == 0)
+    assert visit.session is None
+
+
+def test_nothing_is_kept_of_an_answer_that_began_after_its_tab_was_closed(site: Site) -> None:
+    with site.visitor() as visitor:
+        file = visitor.upload(DICOM)
+    assert until(lambda: len(site.visits) == 0)
+    late = Visitor(site.url, site.page)  # whose heartbeat never begins
+    *_, last = late.fire(site.open, "upload", file)
+    assert last[0][0]["maskings"]
+    list(late.fire(site.files, "upload", [late.upload(DICOM)]))
     assert until(lambda: site.left_on_disk() == [])
-    assert site.visits.of(visitor.session).session is None
+    assert len(site.visits) == 0
 
 
 @pytest.mark.parametrize("path", ["/tmp/cxrdemo-server-gone/uploads/a/doe.dcm", "/etc/passwd"])
@@ -186,7 +199,8 @@ def test_a_visitor_is_served_during_another_ones_batch(site: Site) -> None:
         next(reading)
         answers = one.fire(site.open, "upload", one.upload(DICOM))
         shown = next(s for s in answers if s[0] and s[0][0].get("maskings"))
-        read = site.visits.of(many.session).batch.payload()["rows"]
+        with site.visits.of(many.session) as visit:
+            read = visit.batch.payload()["rows"]
         assert shown[0][0]["maskings"]["none"]
         assert sum(row["state"] == "read" for row in read) < 6
         list(answers), list(reading)
@@ -228,4 +242,4 @@ def test_who_only_listens_or_leaves_in_the_middle_keeps_nobody_waiting(site: Sit
             *_, last = staying.fire(site.open, "upload", staying.upload(DICOM))
             assert last[0][0]["maskings"]
     assert until(lambda: not site.visits.line.is_wanted)
-    assert until(lambda: site.left_on_disk() == [])
+    assert until(lambda: site.left_on_disk() == [] and len(site.visits) == 0)

@@ -690,13 +690,14 @@ def test_an_error_of_loading_reaches_whoever_waits() -> None:
 
 def test_a_visitor_who_has_gone_leaves_nothing_behind(pipeline: Pipeline, tmp_path: Path) -> None:
     visits = Visits(Models.of(pipeline))
-    visit = visits.of("tab")
-    opened(visit)
+    visits.opened("tab")
+    with visits.of("tab") as visit:
+        opened(visit)
     image = weakref.ref(session_of(visit).analysis.radiograph)
     visit.batch.add([uploaded(tmp_path, DICOM.read_bytes(), "batch.dcm")])
     folder = visit.batch.folder
     assert any(folder.iterdir())
-    visits.end("tab")
+    visits.closed("tab")
     gc.collect()
     assert image() is None
     assert not folder.exists()
@@ -705,47 +706,82 @@ def test_a_visitor_who_has_gone_leaves_nothing_behind(pipeline: Pipeline, tmp_pa
 
 def test_what_runs_for_a_visitor_who_has_gone_ends_and_keeps_nothing(pipeline: Pipeline) -> None:
     visits = Visits(Models.of(pipeline))
-    visit = visits.of("tab")
-    steps = visit.open_example(EXAMPLES[0])
-    next(steps), next(steps)
-    visits.end("tab")
-    assert list(steps) == []
+    visits.opened("tab")
+    with visits.of("tab") as visit:
+        steps = visit.open_example(EXAMPLES[0])
+        next(steps), next(steps)
+        visits.closed("tab")
+        assert list(steps) == []
     assert visit.session is None
+
+
+def test_what_begins_after_its_tab_was_closed_is_answered_and_kept_nowhere(
+    pipeline: Pipeline,
+) -> None:
+    visits = Visits(Models.of(pipeline))
+    visits.opened("tab")
+    visits.closed("tab")
+    with visits.of("tab") as visit:
+        assert opened(visit)[-1]["maskings"]
+    assert visit.session is None
+    assert len(visits) == 0
+
+
+def test_a_tab_that_connects_anew_before_the_old_connection_ends_stays(pipeline: Pipeline) -> None:
+    visits = Visits(Models.of(pipeline))
+    visits.opened("tab")
+    with visits.of("tab") as visit:
+        opened(visit)
+    visits.opened("tab")
+    visits.closed("tab")
+    with visits.of("tab") as again:
+        assert again is visit
+    assert visit.session is not None
+    visits.closed("tab")
+    assert len(visits) == 0
 
 
 def test_visitors_are_bounded_in_number_and_the_longest_idle_goes_first(
     pipeline: Pipeline,
 ) -> None:
-    """A client that never opens a heartbeat is never told to have gone."""
     visits = Visits(Models.of(pipeline), most=2)
-    first, second = visits.of("first"), visits.of("second")
-    opened(first), opened(second)
-    assert visits.of("first") is first
-    visits.of("third")
-    assert len(visits) == 2
+    for key in ("first", "second", "third"):
+        visits.opened(key)
+    with visits.of("first") as first:
+        opened(first)
+    with visits.of("second") as second:
+        opened(second)
+    with visits.of("first") as again:
+        assert again is first
+    with visits.of("third"):
+        assert len(visits) == 2
     assert second.session is None
     assert first.session is not None
-    (answer,) = visits.of("second").ask("mask_undo", {"study": "old"})
+    with visits.of("second") as anew:
+        (answer,) = anew.ask("mask_undo", {"study": "old"})
     assert answer.payload["reason"] == GONE
 
 
 def test_the_memory_of_all_images_is_bounded(pipeline: Pipeline) -> None:
     visits = Visits(Models.of(pipeline), most_bytes=8_000_000)
     for key in "abcdef":
-        opened(visits.of(key))
-    held = [visits.of(key).held_bytes for key in "f"]
-    assert held[0] > 768 * 768 * 4
+        visits.opened(key)
+        with visits.of(key) as visit:
+            opened(visit)
+    assert visit.held_bytes > 768 * 768 * 4
     assert len(visits) <= 3
 
 
 def test_the_end_of_the_server_sends_everybody_away(pipeline: Pipeline) -> None:
     visits = Visits(Models.of(pipeline))
     place = visits.line.join("somebody else")
-    steps = visits.of("tab").open_example(EXAMPLES[0])
-    told = [next(steps) for _ in range(3)]
-    assert "before yours" in told[-1].status
-    visits.end_all()
-    assert [shown for shown in steps if shown.payload and "maskings" in shown.payload] == []
+    visits.opened("tab")
+    with visits.of("tab") as visit:
+        steps = visit.open_example(EXAMPLES[0])
+        told = [next(steps) for _ in range(3)]
+        assert "before yours" in told[-1].status
+        visits.end_all()
+        assert [shown for shown in steps if shown.payload and "maskings" in shown.payload] == []
     place.leave()
     assert len(visits) == 0
 

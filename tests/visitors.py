@@ -15,7 +15,7 @@ from patience import PATIENCE_SECONDS
 
 
 class Visitor:
-    """One tab. Its heartbeat begins with `with` and ends there, as the tab's does."""
+    """One tab. Its heartbeat begins with `with`, before anything is asked, and ends there."""
 
     def __init__(self, url: str, page: gr.Blocks) -> None:
         self.session = secrets.token_hex(5)
@@ -25,11 +25,12 @@ class Visitor:
             (target, event): fn for fn in page.fns.values() for target, event in fn.targets
         }
         self._blocks = page.blocks
-        self._gone = threading.Event()
+        self._is_heard, self._gone = threading.Event(), threading.Event()
         self._alive = threading.Thread(target=self._beat)
 
     def __enter__(self) -> Self:
         self._alive.start()
+        assert self._is_heard.wait(PATIENCE_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,6 +42,7 @@ class Visitor:
         url = f"{self._url}/gradio_api/heartbeat/{self.session}"
         with contextlib.suppress(httpx.HTTPError), httpx.stream("GET", url, timeout=None) as beat:
             for _ in beat.iter_raw():
+                self._is_heard.set()
                 if self._gone.wait(PATIENCE_SECONDS):
                     return
 

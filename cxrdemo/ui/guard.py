@@ -1,10 +1,14 @@
-"""What stands between the network and Gradio: headers on every answer, and doors that stay shut."""
+"""What stands between the network and Gradio.
+
+Headers on every answer, doors that stay shut, and word of each tab that is opened or closed.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
@@ -43,22 +47,38 @@ _SHUT: Final = re.compile(
 )
 """Gradio's statistics, and what writes a visitor's page or camera to the disk."""
 
+_HEARTBEAT: Final = re.compile(r"/gradio_api/heartbeat/(?P<key>[^/]+)$")
+"""An answer that lasts as long as the tab is open, and its connection."""
+
+
+class Tabs(Protocol):
+    """Who is to know of tabs."""
+
+    def opened(self, key: str) -> None:
+        """A tab's heartbeat begins."""
+
+    def closed(self, key: str) -> None:
+        """A tab's heartbeat has ended."""
+
 
 class Guard:
     """Adds `HEADERS` to every answer, and answers 404 where nothing is public.
 
     Gradio calls an event private when it is left out of the description of the interface, yet runs
-    it for whoever knows its name (gradio issue 13051).
+    it for whoever knows its name (gradio issue 13051). And its event `unload` is not called where a
+    connection ends while the heartbeat is being sent (6.31).
     """
 
-    def __init__(self, app: ASGIApp, *, public: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, public: Collection[str], tabs: Tabs) -> None:
         """Stands before an application.
 
         Args:
             app: The application.
             public: Names of the endpoints that may be called without the page.
+            tabs: Told which tabs are open.
         """
         self._app = app
+        self._tabs = tabs
         self._public = frozenset(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +96,21 @@ class Guard:
 
         refusal = self._refusal(scope)
         answer: Any = self._app if refusal is None else refusal
-        await answer(scope, receive, send_with_headers)
+        with self._heard(scope["path"]):
+            await answer(scope, receive, send_with_headers)
+
+    @contextmanager
+    def _heard(self, path: str) -> Iterator[None]:
+        """Tells of a tab that its heartbeat is open, and that it has ended."""
+        beat = _HEARTBEAT.search(path)
+        if beat is None:
+            yield
+            return
+        self._tabs.opened(beat["key"])
+        try:
+            yield
+        finally:
+            self._tabs.closed(beat["key"])
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         path = scope["path"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,11 +88,8 @@ def build_ui(models: Models) -> tuple[gr.Blocks, Visits]:
             with gr.Tab("About & limits"):
                 gr.HTML(panels.about(models.lungs, models.findings), elem_classes="cxr-about")
 
-        def end(request: gr.Request) -> None:
-            """Forgets a closed tab at once; Gradio itself waits an hour."""
-            visits.end(str(request.session_hash))
-
-        page.unload(end)
+        # `Guard` tells of closed tabs; but a tab has a heartbeat only where something is unloaded.
+        page.unload(lambda: None)
         add_endpoints(models, visits.line)
     page.queue(max_size=4 * MAX_WAITING, api_open=False)
     return page, visits
@@ -169,27 +167,28 @@ def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
     event = {**_EVENT, "outputs": [table, progress]}
 
     def add(request: gr.Request, paths: list[str] | None) -> Any:
-        batch = visits.of(str(request.session_hash)).batch
-        left_out = batch.add(paths or [])
-        words = f"{len(batch)} files in the list. {left_out}".strip()
-        return None, _told(batch.payload()), panels.note(words, is_error=bool(left_out))
+        with _visit(visits, request) as visit:
+            left_out = visit.batch.add(paths or [])
+            words = f"{len(visit.batch)} files in the list. {left_out}".strip()
+            told = _told(visit.batch.payload())
+        return None, told, panels.note(words, is_error=bool(left_out))
 
     # The drop zone is emptied, ready for more: what was dropped stands in the table.
     files.upload(add, files, [files, table, progress], **_EVENT)
 
     def read_all(request: gr.Request) -> Iterator[Any]:
-        visit = visits.of(str(request.session_hash))
-        for words, is_error in visit.read_batch():
-            yield _told(visit.batch.payload()), panels.note(words, is_error=is_error)
+        with _visit(visits, request) as visit:
+            for words, is_error in visit.read_batch():
+                yield _told(visit.batch.payload()), panels.note(words, is_error=is_error)
         yield gr.skip(), gr.skip()
 
     start.click(read_all, **event)
 
     def of_batch(change: Callable[[Batch], str]) -> Callable[..., Any]:
         def handle(request: gr.Request) -> Any:
-            batch = visits.of(str(request.session_hash)).batch
-            words = change(batch)
-            return _told(batch.payload()), panels.note(words)
+            with _visit(visits, request) as visit:
+                words = change(visit.batch)
+                return _told(visit.batch.payload()), panels.note(words)
 
         return handle
 
@@ -197,28 +196,29 @@ def _batch_tab(visits: Visits, tabs: gr.Tabs, read: _ReadTab) -> None:
     clear.click(of_batch(Batch.clear), **event)
 
     def accept(request: gr.Request, detail: gr.EventData) -> Any:
-        batch = visits.of(str(request.session_hash)).batch
-        batch.accept(str((detail._data or {}).get("id")))
-        return _told(batch.payload()), gr.skip()
+        with _visit(visits, request) as visit:
+            visit.batch.accept(str((detail._data or {}).get("id")))
+            return _told(visit.batch.payload()), gr.skip()
 
     table.row_accepted(accept, **event)
 
     def csv(request: gr.Request) -> Any:
-        batch = visits.of(str(request.session_hash)).batch
-        return _told(batch.payload(with_csv=True)), gr.skip()
+        with _visit(visits, request) as visit:
+            return _told(visit.batch.payload(with_csv=True)), gr.skip()
 
     table.csv_wanted(csv, **event)
 
     def open_row(request: gr.Request, detail: gr.EventData) -> Any:
-        batch, asked = visits.of(str(request.session_hash)).batch, detail._data or {}
-        batch.open(str(asked.get("id")), asked.get("order"))
-        return gr.Tabs(selected=_READ), *_list_place(batch)
+        asked = detail._data or {}
+        with _visit(visits, request) as visit:
+            visit.batch.open(str(asked.get("id")), asked.get("order"))
+            return gr.Tabs(selected=_READ), *_list_place(visit.batch)
 
     def step(by: int) -> Callable[..., Any]:
         def handle(request: gr.Request) -> Any:
-            batch = visits.of(str(request.session_hash)).batch
-            batch.step(by)
-            return _list_place(batch)
+            with _visit(visits, request) as visit:
+                visit.batch.step(by)
+                return _list_place(visit.batch)
 
         return handle
 
@@ -253,10 +253,13 @@ def _own_html(markup: str, script: str, elem_id: str | None = None) -> gr.HTML:
     )
 
 
-def launch_options(*, password: str | None = None, mcp: bool = False) -> dict[str, Any]:
+def launch_options(
+    visits: Visits, *, password: str | None = None, mcp: bool = False
+) -> dict[str, Any]:
     """Keyword arguments of `launch` that belong to the page, whoever serves it.
 
     Args:
+        visits: The page's visitors, told which tabs are open.
         password: Asked for before anything is shown, with the user name `USER`; None lets all in.
         mcp: Whether the endpoints are tools for agents too; needs the extra `mcp`.
     """
@@ -264,7 +267,7 @@ def launch_options(*, password: str | None = None, mcp: bool = False) -> dict[st
         "auth": None if password is None else (USER, password),
         "auth_message": f"The user name is {USER}.",
         "mcp_server": mcp,
-        "app_kwargs": {"middleware": [Middleware(Guard, public=ENDPOINTS)]},
+        "app_kwargs": {"middleware": [Middleware(Guard, public=ENDPOINTS, tabs=visits)]},
         "theme": gr.themes.Base(
             primary_hue="sky",
             neutral_hue="zinc",
@@ -293,11 +296,16 @@ def launch_options(*, password: str | None = None, mcp: bool = False) -> dict[st
     }
 
 
+def _visit(visits: Visits, request: gr.Request) -> AbstractContextManager[Visit]:
+    return visits.of(str(request.session_hash))
+
+
 def _of(visits: Visits, answer: Callable[..., Iterable[Shown]]) -> Callable[..., Iterator[Any]]:
     """An event handler from what a visit answers."""
 
     def handle(request: gr.Request, *inputs: Any) -> Iterator[Any]:
-        yield from _outputs(answer(visits.of(str(request.session_hash)), *inputs))
+        with _visit(visits, request) as visit:
+            yield from _outputs(answer(visit, *inputs))
 
     return handle
 
@@ -308,8 +316,8 @@ def _asked(
     """An event handler for a question of the viewer's."""
 
     def handle(request: gr.Request, event: gr.EventData) -> Iterator[Any]:
-        visit = visits.of(str(request.session_hash))
-        yield from _outputs(answer(visit, event._data or {}))
+        with _visit(visits, request) as visit:
+            yield from _outputs(answer(visit, event._data or {}))
 
     return handle
 

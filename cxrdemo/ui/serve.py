@@ -94,7 +94,7 @@ def serve(
                 server_name=host or default_host(),
                 server_port=port or DEFAULT_PORT,
                 prevent_thread_lock=True,
-                **launch_options(password=password, mcp=mcp),
+                **launch_options(visits, password=password, mcp=mcp),
             )
             if not models.are_loaded:
                 models.load(make)

@@ -11,7 +11,9 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -584,10 +586,29 @@ class Visits:
         self._most, self._most_bytes = most, most_bytes
         self._lock = threading.Lock()
         self._here: dict[str, Visit] = {}
+        self._open: Counter[str] = Counter()
         self.line: Final = Line()
 
-    def of(self, key: str) -> Visit:
-        """A visitor's, who has just asked for something.
+    def opened(self, key: str) -> None:
+        """A tab is open, until `closed` is told as often: a broken connection overlaps the next.
+
+        Args:
+            key: Names the tab.
+        """
+        with self._lock:
+            self._open[key] += 1
+
+    def closed(self, key: str) -> None:
+        """Forgets a visitor whose tab is no longer open."""
+        with self._lock:
+            self._open -= Counter([key])
+        self._forget_unless_open(key)
+
+    @contextmanager
+    def of(self, key: str) -> Iterator[Visit]:
+        """A visitor's, who has just asked for something, while it is answered.
+
+        What was asked may begin after its tab was closed; then nothing is kept of the answer.
 
         Args:
             key: Names the visitor's tab.
@@ -598,23 +619,27 @@ class Visits:
             gone = self._too_many()
         for other in gone:
             other.end()
-        return visit
-
-    def end(self, key: str) -> None:
-        """Forgets a visitor whose tab was closed."""
-        with self._lock:
-            visit = self._here.pop(key, None)
-        if visit is not None:
-            visit.end()
+        try:
+            yield visit
+        finally:
+            self._forget_unless_open(key)
 
     def end_all(self) -> None:
         """Forgets all, and sends away whoever waits: the server ends."""
         self.line.close()
-        for key in list(self._here):
-            self.end(key)
+        with self._lock:
+            here, self._here = list(self._here.values()), {}
+        for visit in here:
+            visit.end()
 
     def __len__(self) -> int:
         return len(self._here)
+
+    def _forget_unless_open(self, key: str) -> None:
+        with self._lock:
+            visit = None if key in self._open else self._here.pop(key, None)
+        if visit is not None:
+            visit.end()
 
     def _too_many(self) -> list[Visit]:
         """Takes out who must go for the last one's sake; the lock is held."""

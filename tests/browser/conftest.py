@@ -64,7 +64,7 @@ def site() -> Iterator[Site]:
         stack.enter_context(closing_event_loops())
         page, visits = build_ui(Models.of(pipeline))
         stack.callback(visits.end_all)
-        options = {"server_port": free_port(), "quiet": True, **launch_options()}
+        options = {"server_port": free_port(), "quiet": True, **launch_options(visits)}
         _, url, _ = page.launch(prevent_thread_lock=True, **options)
         stack.callback(page.close, verbose=False)
         playwright = stack.enter_context(sync_api.sync_playwright())
