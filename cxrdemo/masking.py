@@ -64,8 +64,9 @@ class Surroundings:
     def within(self, margin: float) -> NDArray[np.bool_]:
         """What a loose margin keeps, bool (H, W): the lungs widened by it, and closed.
 
-        It grows with the margin, but for single pixels at the corners of what is closed, which may
-        go again; a margin of 0 keeps the lungs alone.
+        A margin wider by 1.5 px of the grid or more keeps all that the smaller one did. Between
+        closer ones a few pixels at the edge of what is closed may go again, for a circle of pixels
+        grows by whole ones. A margin of 0 keeps the lungs alone.
 
         Args:
             margin: As a fraction of the height of the lungs' bounding box, 0..0.5.
@@ -126,7 +127,8 @@ def margin_levels(lungs: NDArray[np.bool_], *, step: float, count: int) -> NDArr
 
     Returns:
         uint8 (H, W): 0 in the lungs, k where a margin of k * step is the first to keep the pixel,
-        count + 1 where none does. `kept_region` at k * step is where the level is at most k.
+        count + 1 where none does. `kept_region` at k * step is where the level is at most k, if a
+        step is at least 1.5 px of the grid, see `Surroundings.within`.
 
     Raises:
         NoLungsFoundError: If the mask is empty.
