@@ -108,6 +108,16 @@ def test_rgb_secondary_capture() -> None:
     assert radiograph.source.colourfulness > 0.5
 
 
+def test_colours_of_16_bits_that_use_12_are_not_dark_and_more_than_stated_do_not_wrap() -> None:
+    grey = ramp(0, 4095)
+    colours = np.stack([grey] * 3, axis=-1)
+    for stated, told in ((16, False), (12, False), (10, True)):
+        data = build(colours, photometric="RGB", bits_stored=stated, modality="SC")
+        radiograph = read_radiograph(data)
+        close(radiograph.pixels, grey / 4095, 1e-6)
+        assert any("all 12 were taken" in text for text in radiograph.source.warnings) == told
+
+
 def test_ybr_secondary_capture() -> None:
     ybr = np.stack([GREY8, np.full_like(GREY8, 128), np.full_like(GREY8, 128)], axis=-1)
     radiograph = read_radiograph(build(ybr, photometric="YBR_FULL", bits_stored=8, modality="OT"))

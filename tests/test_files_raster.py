@@ -220,6 +220,25 @@ def test_16_bits_that_do_not_fill_their_range_are_stretched(low: int, high: int,
     assert any("own range" in step for step in radiograph.source.steps)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(0, 1176), (30000, 31000), (0, 4095), (0, 0)])
+def test_colours_of_16_bits_are_scaled_as_grey_is(
+    suffix: str, alpha: bool, low: int, high: int
+) -> None:
+    grey = ramp(low, high)
+    channels = [grey, grey, grey]
+    if alpha:  # what cannot be seen has no part in the range
+        grey[:9], opaque = 65535, np.full_like(grey, 65535)
+        opaque[:9] = 0
+        channels.append(opaque)
+    data = cv2.imencode(suffix, np.stack(channels, axis=-1))[1].tobytes()
+    alone = cv2.imencode(".png", grey[9 * alpha :])[1].tobytes()
+    pixels = read_radiograph(data).pixels
+    close(pixels[9 * alpha :], read_radiograph(alone).pixels, 1e-6)
+    assert not (alpha and pixels[:9].any())
+
+
 def test_one_transparent_value_of_16_bits_is_laid_over_black() -> None:
     grey = ramp(0, 60000)
     grey[:9] = 65535

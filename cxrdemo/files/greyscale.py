@@ -61,11 +61,10 @@ def raster_to_grey(
         if not alpha.all():  # what cannot be seen has no part in the range
             grey = np.where(alpha > 0, grey, grey.dtype.type(0))
         return _over_black(_range_to_unit(grey, journal), alpha, journal), 0.0
-    full = np.float32(np.iinfo(samples.dtype).max)
+    low, high = _ends_of_colours(samples, journal)
+
     grey, colourfulness = _luma(
-        samples.shape[:2],
-        lambda rows: np.divide(samples[rows, :, :3], full, dtype=np.float32),
-        journal,
+        samples.shape[:2], lambda rows: _between(samples[rows, :, :3], low, high), journal
     )
     if samples.shape[2] == 4:
         grey = _over_black(grey, samples[..., 3], journal)
@@ -88,14 +87,11 @@ def _range_to_unit(samples: NDArray[Any], journal: Journal) -> Grey:
         return cast(Grey, np.divide(samples, np.float32(255), dtype=np.float32))
     if samples.dtype == np.uint16:
         low, high = int(samples.min()), int(samples.max())
-        bits = next(bits for bits in _FULL_RANGE_BITS if high < 2**bits)
-        full = 2**bits - 1
-        if high - low >= _FILLED_SHARE * full:
-            if bits < 16:
-                journal.did(f"Scaled by the full range of {bits} bits, as no value needs more")
-            journal.window = (0.0, float(full))
-            return cast(Grey, np.divide(samples, np.float32(full), dtype=np.float32))
-        return _stretched(samples, low, high, journal)
+        full = _filled_range(low, high, journal)
+        if full is None:
+            return _stretched(samples, low, high, journal)
+        journal.window = (0.0, float(full))
+        return cast(Grey, np.divide(samples, np.float32(full), dtype=np.float32))
     if samples.dtype.kind != "f":
         return _stretched(samples, int(samples.min()), int(samples.max()), journal)
     valid = np.isfinite(samples)
@@ -107,6 +103,40 @@ def _range_to_unit(samples: NDArray[Any], journal: Journal) -> Grey:
     stretched = _stretched(np.where(valid, samples, ends[0]), *ends, journal)
     stretched[~valid] = 0.0
     return stretched
+
+
+def _filled_range(low: int, high: int, journal: Journal) -> int | None:
+    """The end of the smallest range of bits that holds the values; None if they do not fill it."""
+    bits = next(bits for bits in _FULL_RANGE_BITS if high < 2**bits)
+    if high - low < _FILLED_SHARE * (2**bits - 1):
+        return None
+    if bits < 16:
+        journal.did(f"Scaled by the full range of {bits} bits, as no value needs more")
+    return int(2**bits) - 1
+
+
+def _ends_of_colours(samples: NDArray[Any], journal: Journal) -> tuple[int, int]:
+    """The values of (H, W, 3 or 4) colours that become 0 and 1, by the rules of grey ones."""
+    if samples.dtype == np.uint8:
+        return 0, 255
+    low, high = 2**16, 0
+    for rows in _strips(samples.shape):
+        strip = samples[rows]
+        seen = strip[strip[..., 3] > 0, :3] if strip.shape[-1] == 4 else strip
+        if seen.size:
+            low, high = min(low, int(seen.min())), max(high, int(seen.max()))
+    full = _filled_range(low, high, journal)
+    if full is not None:
+        return 0, full
+    if low < high:
+        journal.did(f"Scaled from the image's own range, {low} to {high}")
+    return min(low, high), max(high, low + 1)
+
+
+def _between(samples: NDArray[Any], low: int, high: int) -> Grey:
+    """Samples as their place between two values, 0..1."""
+    above = np.subtract(samples, np.float32(low), dtype=np.float32)
+    return cast(Grey, np.clip(above / np.float32(high - low), 0, 1))
 
 
 def _stretched(samples: NDArray[Any], low: float, high: float, journal: Journal) -> Grey:
@@ -140,13 +170,21 @@ def colour_to_grey(
     samples: NDArray[Any], bits: int, is_ybr: bool, journal: Journal
 ) -> tuple[Grey, float]:
     """Grey from the (H, W, 3) samples of a DICOM file, and `colourfulness`."""
-    full = np.float32(2**bits - 1)
+    used = int(samples.max()).bit_length()
+    if used > bits:
+        journal.remark(
+            f"The header says that {bits} bits are stored, but the pixels use {used}; all {used}"
+            " were taken."
+        )
+        bits = used
+    low, high = 0, 2**bits - 1
     if is_ybr:
         journal.did("Converted YBR to RGB")
+    elif bits > 8:
+        low, high = _ends_of_colours(samples, journal)
 
     def colours(rows: slice) -> NDArray[np.float32]:
-        kept = samples[rows] & samples.dtype.type(2**bits - 1)
-        strip: Grey = np.divide(kept, full, dtype=np.float32)
+        strip = _between(samples[rows], low, high)
         return _ybr_to_rgb(strip, bits) if is_ybr else strip
 
     return _luma(samples.shape[:2], colours, journal)
