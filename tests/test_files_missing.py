@@ -51,6 +51,15 @@ def test_png_without_its_last_rows_is_told(colour_type: int, share: float) -> No
     assert f"only {int(len(rows) * share) / len(rows):.0%} of its pixels" in warning
 
 
+@pytest.mark.parametrize(("height", "told"), [(127, True), (70, True), (128, False)])
+def test_a_png_that_holds_more_rows_than_it_states_is_told(height: int, told: bool) -> None:
+    whole = png(film(), 0)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 128, height, 8, 0, 0, 0, 0))
+    radiograph = read_radiograph(whole[:8] + head + whole[8 + len(head) :])
+    assert radiograph.hw == (height, 128)
+    assert any("more pixels" in text for text in radiograph.source.warnings) == told
+
+
 def test_whole_pngs_of_all_kinds_are_not_called_cut() -> None:
     for bits in (1, 2, 4, 8):
         indices = (ramp(0, 2**bits - 1, np.uint8)).astype(np.uint8)
@@ -99,6 +108,15 @@ def test_black_and_white_bars_are_no_sign_of_a_cut() -> None:
         framed[0, 0], framed[1, 0], framed[120:] = 0, 255, tone
         data = encoded(Image.fromarray(framed), "JPEG", quality=100)
         assert read_radiograph(data).source.warnings == ()
+
+
+def test_a_compressed_bar_that_is_not_quite_black_is_no_sign_of_a_cut() -> None:
+    picture = film()
+    picture[45:] = 0  # within a block of the compression
+    data = encoded(Image.fromarray(picture).convert("RGB"), "JPEG", quality=23)
+    radiograph = read_radiograph(data)
+    assert radiograph.pixels.min() < radiograph.pixels[-1, -1]
+    assert radiograph.source.warnings == ()
 
 
 @pytest.mark.parametrize("passes", range(1, 7))

@@ -133,6 +133,20 @@ def test_a_strip_that_ends_early_is_told_or_refused(
     assert "more or fewer rows" in warning
 
 
+@pytest.mark.parametrize("damage", ["missing", "height", None])
+def test_tiles_that_are_missing_are_told(damage: str | None) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+    data = bytearray(tiff_encode(noise, tile=(64, 64)))
+    lengths = struct.pack("<4H", *Image.open(io.BytesIO(data)).tag_v2[325])  # type: ignore[attr-defined]
+    if damage == "missing":
+        data = data.replace(lengths, lengths[:4] + bytes(4))
+    if damage == "height":
+        entry = data.index(struct.pack("<HHI", 257, 3, 1))
+        data[entry + 8 : entry + 10] = struct.pack("<H", 200)
+    warnings = read_radiograph(bytes(data)).source.warnings
+    assert any("more or fewer rows" in text for text in warnings) == (damage is not None)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_float_tiff_is_scaled_from_its_own_range(order: str) -> None:
     values = ramp(0, 5759, np.float32) * 0.5 - 100

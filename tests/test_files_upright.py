@@ -40,11 +40,28 @@ def test_patient_orientation_brings_the_standard_view(orientation: Any, stored: 
     assert radiograph.spacing_mm == (0.2, 0.2)
 
 
-@pytest.mark.parametrize("orientation", [["L", "L"], ["F", "H"]])
-def test_an_orientation_that_is_none_is_ignored_and_told(orientation: Any) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "words"),
+    [
+        (["L", "L"], "not that of a frontal view"),
+        (["F", "H"], "not that of a frontal view"),
+        (["R"], "could not be understood"),
+        (["R", ""], "could not be understood"),
+        (["R", "F", "X"], "could not be understood"),
+        (["RIGHT", "FOOT"], "could not be understood"),
+        (["R!", "F"], "could not be understood"),
+    ],
+)
+def test_an_orientation_that_is_none_is_ignored_and_told(orientation: Any, words: str) -> None:
     radiograph = read_radiograph(build(STANDARD, PatientOrientation=orientation))
     close(radiograph.pixels, STANDARD / 4095, 1e-6)
-    assert "not that of a frontal view" in radiograph.source.warnings[0]
+    (warning,) = radiograph.source.warnings
+    assert words in warning
+    assert radiograph.source.sides == "assumed"
+
+
+def test_an_empty_orientation_is_as_absent() -> None:
+    assert read_radiograph(build(STANDARD, PatientOrientation=["", ""])).source.warnings == ()
 
 
 def test_a_lateral_view_is_not_turned() -> None:
@@ -93,10 +110,15 @@ def test_square_pixels_stay_as_they_are(elements: Any) -> None:
     assert radiograph.source.own_grid
 
 
-def test_a_senseless_shape_of_pixels_is_ignored_and_told() -> None:
-    radiograph = read_radiograph(build(ramp(0, 4095), PixelAspectRatio=[1, 500]))
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [([1, 500], "many times longer"), ([0, 1], "makes no sense"), ([2], "makes no sense")],
+)
+def test_a_senseless_shape_of_pixels_is_ignored_and_told(ratio: Any, words: str) -> None:
+    radiograph = read_radiograph(build(ramp(0, 4095), PixelAspectRatio=ratio))
     assert radiograph.hw == (80, 72)
-    assert "many times longer" in radiograph.source.warnings[0]
+    (warning,) = radiograph.source.warnings
+    assert words in warning
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "BMP"])

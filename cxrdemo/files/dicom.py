@@ -36,7 +36,7 @@ from cxrdemo.files.header import (
     windows_of,
 )
 from cxrdemo.files.journal import Journal
-from cxrdemo.files.missing import remark_on_missing_jpeg_data
+from cxrdemo.files.missing import MORE_THAN_STATED, remark_on_missing_jpeg_data
 from cxrdemo.files.stored import Stored, settle
 from cxrdemo.files.upright import squared, to_standard_view
 from cxrdemo.radiograph import Radiograph
@@ -191,8 +191,11 @@ def read_dicom(data: bytes, max_cost: float) -> Radiograph:
         view = view_of(header)
         remark_on_header(header)
         towards = orientation_of(header)
+        turned = None
         if towards and view != "LATERAL":
-            pixels, crossed = to_standard_view(pixels, towards[0], towards[1], journal)
+            turned = to_standard_view(pixels, towards[0], towards[1], journal)
+        if turned is not None:
+            pixels, crossed = turned
             sides = sides[::-1] if crossed else sides
         was_turned = any("Patient Orientation" in step for step in journal.steps)
         shape = pixels.shape
@@ -207,7 +210,7 @@ def read_dicom(data: bytes, max_cost: float) -> Radiograph:
             tags=MappingProxyType(tags_of(header, stored.bits)),
             spacing_mm=None if spacing_mm is None else sides,
             view=view,
-            sides="header" if towards and view != "LATERAL" else "assumed",
+            sides="assumed" if turned is None else "header",
             windows=windows_of(header),
         )
 
@@ -400,9 +403,7 @@ def _plain_words(layout: _Layout, header: Header, pixel_data: _PixelData) -> NDA
     words = np.frombuffer(pixel_data.value, f"{order}u{layout.allocated // 8}", count)
     spare = len(pixel_data.value) - words.nbytes
     if spare >= max(words.nbytes // height, 2):
-        header.journal.remark(
-            "The file holds more pixels than its header states; only those stated are shown."
-        )
+        header.journal.remark(MORE_THAN_STATED)
     if layout.allocated == 8 and order == ">" and pixel_data.representation == b"OW":
         even = np.frombuffer(pixel_data.value, ">u2", (count + 1) // 2)
         words = even.astype("<u2").view(np.uint8)[:count]

@@ -387,10 +387,10 @@ def spacing_mm_of(header: Header) -> tuple[float, float] | None:
         ("NominalScannedPixelSpacing", "of the scanned film (Nominal Scanned Pixel Spacing)"),
     ):
         spacing = header.numbers(keyword)
-        if len(spacing) != 2 or min(spacing) <= 0:
+        if not spacing:
             continue
         low, high = _PLAUSIBLE_MM
-        if min(spacing) < low or max(spacing) > high:
+        if len(spacing) != 2 or min(spacing) < low or max(spacing) > high:
             header.journal.remark(
                 f"The header's {_name(keyword)} cannot be that of a chest X-ray; it was ignored."
             )
@@ -409,7 +409,11 @@ def sides_of(header: Header, spacing_mm: tuple[float, float] | None) -> tuple[fl
     if spacing_mm is not None:
         return spacing_mm
     aspect = header.numbers("PixelAspectRatio")  # vertical, then horizontal (PS3.3 C.7.6.3.1.7)
-    return (aspect[0], aspect[1]) if len(aspect) == 2 and min(aspect) > 0 else (1.0, 1.0)
+    if len(aspect) == 2 and min(aspect) > 0:
+        return aspect[0], aspect[1]
+    if aspect:
+        header.journal.remark("The header's Pixel Aspect Ratio makes no sense; it was ignored.")
+    return 1.0, 1.0
 
 
 def view_of(header: Header) -> View | None:
@@ -452,8 +456,15 @@ def windows_of(header: Header) -> tuple[tuple[str, float, float], ...]:
 
 def orientation_of(header: Header) -> list[str]:
     """Where rows and columns run to, as in ["L", "F"]; empty unless both are told."""
+    given = [text for text in map(str, header.value("PatientOrientation") or []) if text.strip()]
     found = header.codes("PatientOrientation")
-    return found if len(found) == 2 and all(re.fullmatch("[LRAPHF]+", to) for to in found) else []
+    if len(given) == len(found) == 2 and all(re.fullmatch("[LRAPHF]+", to) for to in found):
+        return found
+    if given:
+        header.journal.remark(
+            "The header's patient orientation could not be understood; it was ignored."
+        )
+    return []
 
 
 def remark_on_header(header: Header) -> None:

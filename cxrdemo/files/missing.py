@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 
 from cxrdemo.files.journal import Journal
 
+MORE_THAN_STATED: Final = (
+    "The file holds more pixels than its header states; only those stated are shown."
+)
+
 _FLAT_ROWS: Final = 8
 _FLAT_SHARE: Final = 0.02
 """So many equal rows at the end, and such a share of all, are no longer chance."""
+
+_NEAR_BLACK: Final = 0.04
+"""Of the range of grey: a compressed bar is not quite black or white, and what lies beside it is
+blacker."""
 
 _FILLING: Final = bytes(byte % 255 for byte in random.Random(0).randbytes(4096))
 """Noise without a marker in it, long enough to show wherever a decoder takes it for pixels."""
@@ -46,9 +54,9 @@ _ADAM7: Final = (
 
 
 def remark_on_missing_png_rows(data: bytes, journal: Journal) -> None:
-    """Remarks on a PNG whose pixels end early though the file ends as it should.
+    """Remarks on a PNG whose pixels end early, or go on, though the file ends as it should.
 
-    The decoder shows what is missing as black.
+    The decoder shows what is missing as black, and nothing of what lies beyond the stated height.
     """
     width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     bits *= {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
@@ -57,15 +65,21 @@ def remark_on_missing_png_rows(data: bytes, journal: Journal) -> None:
     for x, y, step_x, step_y in passes:
         columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
         expected += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
-    found = _inflated_size(data, expected)
-    if found < expected:
+    beyond = expected + 1 + -(-width * bits // 8)  # by a row; less is an encoder's carelessness
+    found = _inflated_size(data, beyond)
+    if found is not None and found >= beyond:
+        journal.remark(MORE_THAN_STATED)
+    if found is not None and found < expected:
         journal.remark(
             f"The file holds only {found / expected:.0%} of its pixels; the rest is shown black."
         )
 
 
-def _inflated_size(data: bytes, enough: int) -> int:
-    """The bytes that the pixels of a PNG inflate to, counted up to `enough`."""
+def _inflated_size(data: bytes, enough: int) -> int | None:
+    """The bytes that the pixels of a PNG inflate to, counted until they are enough.
+
+    None if they are broken, which the decoder tells.
+    """
     inflater, found, at = zlib.decompressobj(), 0, 8
     try:
         while at + 8 <= len(data) and found < enough and not inflater.eof:
@@ -76,7 +90,7 @@ def _inflated_size(data: bytes, enough: int) -> int:
                 packed = inflater.unconsumed_tail
             at += 12 + length
     except zlib.error:
-        return enough  # broken, which the decoder tells
+        return None
     return found
 
 
@@ -186,7 +200,7 @@ def _remark_on_flat_end(samples: NDArray[Any], journal: Journal) -> None:
     if (samples[-least:] != last).any():
         return
     low, high = (float(end) for end in (samples.min(), samples.max()))
-    if not low < float(np.mean(last)) < high:
+    if abs(2 * float(np.mean(last)) - low - high) >= (1 - 2 * _NEAR_BLACK) * (high - low):
         return
     varied = np.flatnonzero((samples != last).reshape(samples.shape[0], -1).any(axis=1))
     share = 1 - (varied[-1] + 1) / samples.shape[0]

@@ -124,7 +124,7 @@ def _decode_deep_tiff(
     tiff.check_supported(directory)
     check_cost(height * width * directory.samples, 1, max_cost)
     journal.did(f"Decoded TIFF, {directory.bits} bits per sample")
-    tiff.remark_on_strips(directory, journal)
+    tiff.remark_on_missing_parts(directory, journal)
     return _Picture(
         "TIFF",
         directory.bits,
@@ -160,7 +160,7 @@ def _decode_by_pillow(
     if kind == "PNG":
         remark_on_missing_png_rows(data, journal)
     elif directory is not None:
-        tiff.remark_on_strips(directory, journal)
+        tiff.remark_on_missing_parts(directory, journal)
     decoded, palette = _decode(image, data, bit_depth)
     if kind == "JPEG":
         remark_on_missing_jpeg_data(data, decoded, _pillow_samples, journal)

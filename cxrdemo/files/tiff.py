@@ -25,6 +25,10 @@ _ORIENTATION: Final = 274
 _SAMPLES_PER_PIXEL: Final = 277
 _ROWS_PER_STRIP: Final = 278
 _STRIP_BYTES: Final = 279
+_TILE_WIDTH: Final = 322
+_TILE_HEIGHT: Final = 323
+_TILE_OFFSETS: Final = 324
+_TILE_BYTES: Final = 325
 _RESOLUTIONS: Final = (282, 283)
 _PLANAR: Final = 284
 _EXTRA_SAMPLES: Final = 338
@@ -65,9 +69,9 @@ class Directory:
         orientation: Of EXIF; 1 is upright.
         sides: Height and width of a pixel, in any unit.
         pages: Whether more directories follow.
-        strips: Where the rows begin; empty if they lie in tiles.
-        strip_bytes: How long each strip is.
-        rows_per_strip: Of all but the last.
+        parts: Where the strips or tiles begin.
+        part_bytes: How long each of them is.
+        part_hw: Height and width of a tile, and of all strips but the last.
     """
 
     hw: tuple[int, int]
@@ -81,9 +85,9 @@ class Directory:
     orientation: int
     sides: tuple[float, float]
     pages: bool
-    strips: tuple[int, ...]
-    strip_bytes: tuple[int, ...]
-    rows_per_strip: int
+    parts: tuple[int, ...]
+    part_bytes: tuple[int, ...]
+    part_hw: tuple[int, int]
 
     @property
     def is_deep(self) -> bool:
@@ -105,6 +109,9 @@ def read_directory(data: bytes) -> Directory:
     tags.load(stream)
     bits = _numbers(tags, _BITS_PER_SAMPLE) or (1,)
     height, width = _number(tags, _HEIGHT, 0), _number(tags, _WIDTH, 0)
+    part_hw = min(height, _number(tags, _ROWS_PER_STRIP, height)), width
+    if _TILE_OFFSETS in tags:
+        part_hw = _number(tags, _TILE_HEIGHT, 0), _number(tags, _TILE_WIDTH, 0)
     return Directory(
         hw=(height, width),
         bits=max(bits),
@@ -117,9 +124,9 @@ def read_directory(data: bytes) -> Directory:
         orientation=_number(tags, _ORIENTATION, 1),
         sides=_sides(tags),
         pages=tags.next not in (0, start),  # where the parser gave up it stays at the start
-        strips=_numbers(tags, _STRIP_OFFSETS),
-        strip_bytes=_numbers(tags, _STRIP_BYTES),
-        rows_per_strip=max(1, min(height, _number(tags, _ROWS_PER_STRIP, height))),
+        parts=_numbers(tags, _TILE_OFFSETS) or _numbers(tags, _STRIP_OFFSETS),
+        part_bytes=_numbers(tags, _TILE_BYTES) or _numbers(tags, _STRIP_BYTES),
+        part_hw=(max(1, part_hw[0]), max(1, part_hw[1])),
     )
 
 
@@ -195,17 +202,17 @@ def decode_deep(data: bytes, directory: Directory) -> NDArray[Any]:
     return samples[..., 0] if kept == 1 else samples[..., :kept]
 
 
-def remark_on_strips(directory: Directory, journal: Journal) -> None:
-    """Remarks on strips that hold more or fewer rows than the height."""
-    if not directory.strips or directory.hw[0] < 1:
+def remark_on_missing_parts(directory: Directory, journal: Journal) -> None:
+    """Remarks on strips or tiles that hold more or less than the picture."""
+    if not directory.parts or directory.hw[0] < 1:
         return
     height, width = directory.hw
     planes = directory.samples if directory.planes else 1
-    wrong = planes * -(-height // directory.rows_per_strip) != len(directory.strips)
-    wrong |= 0 in directory.strip_bytes or 0 in directory.strips
-    if directory.compression == 1 and planes == 1:
+    parts = planes * -(-height // directory.part_hw[0]) * -(-width // directory.part_hw[1])
+    wrong = parts != len(directory.parts) or 0 in directory.part_bytes or 0 in directory.parts
+    if directory.compression == 1 and planes == 1 and directory.part_hw[1] == width:
         row = -(-width * directory.bits * directory.samples // 8)
-        wrong |= abs(sum(directory.strip_bytes) - row * height) >= row > 0
+        wrong |= abs(sum(directory.part_bytes) - row * height) >= row > 0
     if wrong:
         journal.remark(
             "The file holds more or fewer rows than it states: a part of the image may be missing."

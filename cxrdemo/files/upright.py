@@ -30,7 +30,7 @@ EXIF_TURNS: Final[dict[int, Callable[[NDArray[Any]], NDArray[Any]]]] = {
 
 def to_standard_view(
     pixels: NDArray[np.float32], rows_to: str, columns_to: str, journal: Journal
-) -> tuple[NDArray[np.float32], bool]:
+) -> tuple[NDArray[np.float32], bool] | None:
     """A frontal image as it is looked at: the patient's left on the right, the head on top.
 
     Args:
@@ -40,14 +40,14 @@ def to_standard_view(
         journal: Told what was done, or that the orientation is no frontal one.
 
     Returns:
-        The pixels, and whether rows have become columns.
+        The pixels, and whether rows have become columns; None if the orientation is no frontal one.
     """
     rows, columns = rows_to[0], columns_to[0]
     if {rows, columns} not in ({"L", "F"}, {"L", "H"}, {"R", "F"}, {"R", "H"}):
         journal.remark(
             "The header's patient orientation is not that of a frontal view; it was ignored."
         )
-        return pixels, False
+        return None
     crossed = rows in "FH"
     if crossed:
         pixels, rows, columns = pixels.T, columns, rows
