@@ -149,6 +149,35 @@ def test_a_wrong_argument_is_told_in_words(
         client.predict(handle_file(DICOM), **arguments, api_name=name)
 
 
+def test_too_few_arguments_are_told_in_words(server: Server) -> None:
+    event, data = called(server, "explain", None)
+    assert event == "error"
+    assert "5 asked for, 1 sent" in json.loads(data)["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"file": {"url": "data:,x"}}, "required argument: finding"),
+        ({"file": {"url": "data:,x"}, "finding": "Mass", "colour": "red"}, "`colour` is not"),
+    ],
+)
+def test_a_wrong_argument_by_name_is_told_in_words(
+    server: Server, arguments: dict[str, Any], told: str
+) -> None:
+    answer = httpx.post(f"{server.api}/call/v2/explain", json=arguments)
+    assert answer.status_code == 422
+    assert told in answer.json()["detail"]
+    assert answer.json()["detail"].endswith("/gradio_api/info lists them all.")
+
+
+def test_an_event_that_the_page_does_not_have_is_told_in_words(server: Server) -> None:
+    body = {"data": [], "fn_index": 9999, "session_hash": "a"}
+    answer = httpx.post(f"{server.api}/queue/join", json=body)
+    assert answer.status_code == 404
+    assert "Load it anew" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "file",
     [

@@ -47,6 +47,12 @@ _SHUT: Final = re.compile(
 )
 """Gradio's statistics, and what writes a visitor's page or camera to the disk."""
 
+_ARGUMENT: Final = re.compile(
+    r"No value provided for required argument: \w+"
+    r"|Parameter `[^`]+` is not a valid key-word argument"
+)
+"""What Gradio raises, and answers with 500 and no word, where `call/v2` has a wrong argument."""
+
 _HEARTBEAT: Final = re.compile(r"/gradio_api/heartbeat/(?P<key>[^/]+)$")
 """An answer that lasts as long as the tab is open, and its connection."""
 
@@ -62,7 +68,7 @@ class Tabs(Protocol):
 
 
 class Guard:
-    """Adds `HEADERS` to every answer, and answers 404 where nothing is public.
+    """Adds `HEADERS` to every answer, answers 404 where nothing is public, and finds words.
 
     Gradio calls an event private when it is left out of the description of the interface, yet runs
     it for whoever knows its name (gradio issue 13051). And its event `unload` is not called where a
@@ -87,7 +93,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        is_answered = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -96,8 +106,14 @@ class Guard:
 
         refusal = self._refusal(scope)
         answer: Any = self._app if refusal is None else refusal
-        with self._heard(scope["path"]):
-            await answer(scope, receive, send_with_headers)
+        try:
+            with self._heard(scope["path"]):
+                await answer(scope, receive, send_with_headers)
+        except (TypeError, KeyError) as error:
+            told = None if is_answered else _in_words(scope["path"], error)
+            if told is None:
+                raise
+            await told(scope, receive, send_with_headers)
 
     @contextmanager
     def _heard(self, path: str) -> Iterator[None]:
@@ -123,3 +139,14 @@ class Guard:
         if _SHUT.search(path):
             return JSONResponse({"detail": "Not here."}, 404)
         return None
+
+
+def _in_words(path: str, error: TypeError | KeyError) -> JSONResponse | None:
+    """The answer to a question that Gradio (6.31) cannot pass on, and to which it has none."""
+    argument = _ARGUMENT.match(str(error))
+    if argument and "/gradio_api/call/v2/" in path:
+        return JSONResponse({"detail": f"{argument[0]}. /gradio_api/info lists them all."}, 422)
+    # The number of an event: of a page from before the server was started anew, say.
+    if path.endswith("/gradio_api/queue/join") and isinstance(error.args[0], int):
+        return JSONResponse({"detail": "The page has no such event. Load it anew."}, 404)
+    return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
+from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
 from cxrdemo.examples import EXAMPLES, Example
@@ -64,7 +65,33 @@ if (!new URLSearchParams(location.search).has("__theme")) document.body.classLis
 
 _CONNECTION: Final = (_FOLDER / "connection.js").read_text(encoding="utf-8")
 
+# Said in the page: what a browser asks for by itself lies at the root of the host, where under a
+# sub-path there is somebody else's page, or none.
+_ICON: Final = """
+<link rel="icon" href="data:image/svg+xml,\
+<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>\
+<path d='M7 2v4C2 4 1 10 1 14h5q1 0 1-2V7h2v5q0 2 1 2h5c0-4-1-10-6-8V2z' fill='%230ea5e9'/></svg>">
+"""
+
 _TOGGLE_LIGHT: Final = "() => { document.body.classList.toggle('dark'); }"
+
+
+class _Page(gr.Blocks):
+    """Gradio's page, with words for a caller who sends too little; Gradio (6.31) has none."""
+
+    def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
+        """Refuses a call with fewer arguments than its endpoint takes.
+
+        Raises:
+            gr.Error: If there are too few.
+        """
+        if len(inputs) < len(block_fn.inputs):
+            raise gr.Error(
+                f"Arguments: {len(block_fn.inputs)} asked for, {len(inputs)} sent. "
+                "/gradio_api/info lists them; by /gradio_api/call/v2/ the optional ones may be "
+                "left out.",
+                print_exception=False,
+            )
 
 
 def build_ui(models: Models) -> tuple[gr.Blocks, Visits]:
@@ -75,7 +102,7 @@ def build_ui(models: Models) -> tuple[gr.Blocks, Visits]:
     """
     keep_files_private()
     visits = Visits(models)
-    page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(60, 1800))
+    page = _Page(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(60, 1800))
     with page:
         gr.HTML(panels.HEADER)
         with gr.Tabs(elem_classes="cxr-tabs") as tabs:
@@ -281,7 +308,7 @@ def launch_options(
             button_primary_background_fill_hover_dark="#075985",
         ),
         "css_paths": [_FOLDER / "style.css", viewer_sheets.STYLES, table_sheets.STYLES],
-        "head": f"{_DARK_FIRST}<script>{_CONNECTION}</script>",
+        "head": f"{_ICON}{_DARK_FIRST}<script>{_CONNECTION}</script>",
         "ssr_mode": False,
         # It would write file names into the browser's storage.
         "run_history": False,

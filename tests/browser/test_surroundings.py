@@ -127,3 +127,14 @@ def test_on_paper_there_is_one_page_to_read(tab: Any) -> None:
           .map((e) => `${e.className}: ${e.textContent.slice(0, 40)}`)"""
     )
     assert pale == []
+
+
+def test_the_page_brings_its_own_icon(watched: Watched) -> None:
+    """Under a sub-path what lies at the root of the host is somebody else's."""
+    icon = watched.open().locator("head link[rel=icon]")
+    address = icon.get_attribute("href")
+    assert address.startswith("data:")
+    draw = (
+        "async (e) => { const i = new Image(); i.src = e.href; await i.decode(); return i.width; }"
+    )
+    assert icon.evaluate(draw) > 0
