@@ -22,7 +22,7 @@ from test_export import validator
 
 from cxrdemo import cli
 from cxrdemo.commands import one_file, places
-from cxrdemo.commands.writing import PRODUCTS
+from cxrdemo.commands.writing import ENDINGS, PRODUCTS
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.pipeline import Pipeline
 
@@ -279,6 +279,19 @@ def test_a_table_never_takes_the_place_of_a_device_a_pipe_or_the_other_table(
     both = ("--csv", tmp_path / "t", "--jsonl", tmp_path / "." / "t")
     assert analyse(image, "--out", tmp_path / "out", *both) == 2
     assert "name the same file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_table_never_takes_the_place_of_a_result(
+    tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = draw(tmp_path / "a.png"), tmp_path / "out"
+    (tmp_path / "link").symlink_to(out)
+    table = tmp_path / "link" / f"a.png{ending}"
+    assert analyse(image, "--out", out, "--csv", table) == 2
+    assert "would take the place of a result" in capsys.readouterr().err
+    assert names_in(out) == []
+    assert analyse(image, "--out", out, "--csv", tmp_path / f"table{ending}") == 0
 
 
 def test_a_table_is_written_through_a_link(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from cxrdemo.commands.one_file import (
 )
 from cxrdemo.commands.places import Inputs, Place, find_inputs
 from cxrdemo.commands.speaking import Progress, complain
-from cxrdemo.commands.writing import Results, written_whole
+from cxrdemo.commands.writing import ENDINGS, PRODUCTS, Results, written_whole
 from cxrdemo.errors import CxrDemoError, SettingError
 from cxrdemo.export import json_bytes, rows_of_record, write_csv
 from cxrdemo.hub import checkpoint_folder
@@ -120,6 +120,8 @@ def _job(args: argparse.Namespace, inputs: Inputs, folder: Path) -> Job:
     for table in (args.csv, args.jsonl):
         if table is not None and os.path.realpath(table) in real:
             raise SettingError(f"The table {table} would take the place of an input.")
+        if table is not None and _is_a_result(os.path.realpath(table), args.out, inputs):
+            raise SettingError(f"The table {table} would take the place of a result.")
     return Job(
         out=args.out,
         maskings=maskings,
@@ -129,6 +131,16 @@ def _job(args: argparse.Namespace, inputs: Inputs, folder: Path) -> Job:
         settings=settings_hash(parts),
         inputs=real,
         force=args.force,
+    )
+
+
+def _is_a_result(path: str, out: Path, inputs: Inputs) -> bool:
+    """Whether a result of this run may lie at a real path."""
+    folder = Path(os.path.realpath(out))
+    return path.endswith(ENDINGS) and any(
+        path == str(Results(folder, place.name).path(product))
+        for place in inputs.places
+        for product in PRODUCTS
     )
 
 
