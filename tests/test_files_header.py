@@ -241,7 +241,8 @@ def test_identifying_elements_are_not_even_parsed(monkeypatch: pytest.MonkeyPatc
     "word",
     [
         "CHEST", "THORAX", "TORAX", "TORACICA", "TORACE", "POITRINE", "BRUSTKORB", "CXR", "LUNGS",
-        "TORAKS", "PECHO", "KLATKA PIERSIOWA", "chest pa", "RIBS", "HEMITORAX",
+        "TORAKS", "PECHO", "KLATKA PIERSIOWA", "chest pa", "RIBS", "HEMITORAX", "PLUCA", "PLICE",
+        "KEUHKOT", "LONGEN", "UNKNOWN", "other",
     ],
 )  # fmt: skip
 def test_the_chest_is_known_by_many_names(word: str) -> None:

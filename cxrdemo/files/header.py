@@ -97,10 +97,13 @@ _VIEWS: Final[dict[str, View]] = {
 _CHEST_WORDS: Final = (
     "CHEST", "CHST", "CXR", "LUNG", "RIB", "STERN", "THORA", "TORA", "THX", "PULM", "POUMON",
     "POITRIN", "BRUST", "BORST", "BRYST", "BROST", "PECHO", "PEITO", "PETTO", "KLATKA", "GRUD",
-    "HRUD", "MELLKAS", "RINTA", "GOGUS", "GOEGUES",
+    "HRUD", "PLUC", "PLIC", "LONGEN", "MELLKAS", "RINTA", "KEUHKO", "GOGUS", "GOEGUES",
 )  # fmt: skip
 """Parts of the words by which the chest is called in English, the Romance, Germanic and Slavic
 languages, Hungarian, Finnish and Turkish."""
+
+_NO_PARTS: Final = ("UNKNOWN", "UNDEFINED", "UNSPECIFIED", "OTHER", "NONE")
+"""What stands where a body part should be named."""
 
 _DISCRETE: Final = 0
 _LINEAR: Final = 1
@@ -475,7 +478,8 @@ def remark_on_header(header: Header) -> None:
     if header.code("PresentationIntentType") == "FOR PROCESSING":
         remark("The image is stored for processing, not for presentation: its contrast is raw.")
     body_part = header.code("BodyPartExamined")
-    if body_part and not any(word in body_part for word in _CHEST_WORDS):
+    is_named = body_part and body_part not in _NO_PARTS
+    if is_named and not any(word in body_part for word in _CHEST_WORDS):
         remark("The header names a body part other than the chest.")
     if header.code("BurnedInAnnotation") == "YES":
         remark("The header says that text is burned into the image; it may name a person.")
