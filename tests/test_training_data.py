@@ -225,6 +225,9 @@ def test_a_damaged_index_is_refused_in_words(
         ("\uff211", "A1"),
         ("P-0", "P\u20110"),
         ("P0", "P0\u200b"),
+        ("P-0", "P\u22120"),
+        ("007", "'007"),
+        ("12", "12,0"),
     ],
 )
 def test_a_patient_is_known_however_the_id_is_spelled(folder: Path, one: str, other: str) -> None:

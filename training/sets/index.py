@@ -17,6 +17,10 @@ from training.sets.tables import read_table
 
 SPLITS: Final = ("train", "val", "test")
 
+_MINUS: Final = "\u2212"
+_QUOTES: Final = "'\"\u2018\u2019"
+"""A spreadsheet marks a number that is meant as text by the first."""
+
 
 @dataclass(frozen=True)
 class LungCase:
@@ -128,8 +132,8 @@ def read_finding_index(folder: Path) -> list[FindingCase]:
 def check_splits(cases: Sequence[LungCase] | Sequence[FindingCase], folder: Path) -> None:
     """Refuses an unknown split name, an image listed twice and a patient in two splits.
 
-    Patients are told apart as people mean it: blanks, case, leading zeros, the ".0" of a
-    spreadsheet, the kind of a dash and characters without a width make no other patient. An id
+    Patients are told apart as people mean it: blanks, case, leading zeros, the ".0" and the quotes
+    of a spreadsheet, the kind of a dash and characters without a width make no other patient. An id
     that a spreadsheet rounded to 1.2E+11 may stand for several, and is refused.
 
     Raises:
@@ -165,9 +169,9 @@ def person_of(dataset: str, patient_id: str) -> tuple[str, str]:
 def _plainly(name: str) -> str:
     name = unicodedata.normalize("NFKC", name).casefold()
     kinds = {character: unicodedata.category(character) for character in name}
-    plain = ("-" if kinds[c] == "Pd" else c for c in name if kinds[c] != "Cf")
-    text = " ".join("".join(plain).split())
-    number = re.fullmatch(r"0*(\d+)(\.0+)?", text)
+    plain = ("-" if kinds[c] == "Pd" or c == _MINUS else c for c in name if kinds[c] != "Cf")
+    text = " ".join("".join(plain).strip(_QUOTES).split())
+    number = re.fullmatch(r"0*(\d+)([.,]0+)?", text)
     return number[1] if number else text
 
 
