@@ -492,6 +492,19 @@ def test_a_run_that_waits_is_called_off_before_it_starts(pipeline: Pipeline, end
     assert not line.is_wanted
 
 
+def test_a_visitor_for_whom_there_is_no_room_is_told_so_and_waits_no_longer(
+    pipeline: Pipeline,
+) -> None:
+    line = Line(longest=1)
+    served, waiting = line.join("one"), line.join("another")
+    *_, last = Visit(Models.of(pipeline), line).open_example(EXAMPLES[0])
+    assert last.payload["failed"]
+    assert "The server is busy" in last.payload["reason"]
+    assert "The server is busy" in last.status
+    served.leave(), waiting.leave()
+    assert not line.is_wanted
+
+
 def test_a_question_that_waits_is_called_off_by_clear(pipeline: Pipeline) -> None:
     line = Line()
     visit = Visit(Models.of(pipeline), line)
