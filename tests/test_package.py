@@ -1,6 +1,7 @@
 """What is installed under the name cxrdemo."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from environments import fresh_environment, install
 from packaging.requirements import Requirement
 
 import cxrdemo
@@ -135,18 +137,25 @@ def test_version_is_told_alike_everywhere() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """What `pip install .` installs, built from a copy, because a build writes into its folder."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is installed, because a build writes into its folder."""
     source = tmp_path_factory.mktemp("source")
     unwanted = shutil.ignore_patterns("__pycache__")
     for name in ("cxrdemo", "training"):
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """What `pip install .` installs."""
+    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run([*command, "-w", source, source], capture_output=True, text=True)
+    done = subprocess.run([*command, "-w", folder, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (built,) = source.glob("*.whl")
+    (built,) = folder.glob("*.whl")
     return zipfile.ZipFile(built)
 
 
@@ -166,3 +175,44 @@ def test_the_wheel_holds_every_file_of_both_packages_and_the_command(
     assert f"Version: {cxrdemo.__version__}\n" in meta
     for extra in ("train", "openvino", "dicom", "mcp", "ray", "dev"):
         assert f"Provides-Extra: {extra}\n" in meta
+
+
+SERVES = """
+import cxrdemo
+from cxrdemo.examples import EXAMPLES
+from cxrdemo.pipeline import Pipeline
+from cxrdemo.ui.models import Models
+from cxrdemo.ui.page import build_ui, launch_options
+
+page, visits = build_ui(Models.of(Pipeline(None, {})))
+styles = launch_options(visits)["css_paths"]
+assert len(styles) == 3 and all(path.read_text() for path in styles)
+scripts = list(styles[0].parent.rglob("*.js"))
+assert scripts and {path.parent.name for path in scripts} == {"ui", "viewer", "table"}
+examples = styles[0].parent / "examples"
+assert all((examples / each.name).is_file() for each in EXAMPLES)
+print(cxrdemo.__file__)
+"""
+
+
+@pytest.mark.parametrize("how", ["editable", "plain"])
+def test_what_is_installed_finds_all_that_belongs_to_it(
+    how: str, source: Path, wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    """From a folder that knows nothing of the checkout, with the checkout's dependencies."""
+    python = fresh_environment(tmp_path / "environment")
+    what = ("--editable", source) if how == "editable" else (wheel.filename,)
+    done = install(python, "--no-index", "--no-build-isolation", *what)
+    assert done.returncode == 0, done.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    place = source if how == "editable" else tmp_path / "environment"
+    assert Path(run(python, "-c", SERVES)).is_relative_to(place)
+    assert run(python.parent / "cxrdemo", "--version").split()[-1] == cxrdemo.__version__

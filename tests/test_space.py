@@ -6,15 +6,16 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 import tomllib
 import urllib.error
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from environments import fresh_environment, install
 from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -197,7 +198,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_it_starts_bare_and_serves_under_a_sub_path_behind_a_proxy(space: Path) -> None:
+@pytest.fixture(scope="module")
+def installed(space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which a Space's requirements were installed."""
+    for each in map(Requirement, requirements(space)):
+        if metadata.version(each.name) not in each.specifier:
+            pytest.skip(f"this environment is not the pinned one: {each} is asked for")
+    python = fresh_environment(tmp_path_factory.mktemp("environment"))
+    # All are there, with all that they ask for in turn; of what is missing the name is told.
+    done = install(python, "--no-index", "-r", space / "requirements.txt")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+def test_it_starts_bare_and_serves_under_a_sub_path_behind_a_proxy(
+    space: Path, installed: Path
+) -> None:
     port = free_port()
     environment = {
         **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
@@ -205,7 +221,7 @@ def test_it_starts_bare_and_serves_under_a_sub_path_behind_a_proxy(space: Path) 
         "GRADIO_ROOT_PATH": "/viewer",
     }
     process = subprocess.Popen(
-        [sys.executable, "app.py"],
+        [installed, "app.py"],
         cwd=space,
         env=environment,
         stdout=subprocess.PIPE,
