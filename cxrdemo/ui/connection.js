@@ -4,7 +4,8 @@
 //
 // What Gradio asks for waits here until there is a server again, and what the old one still owed ends
 // without an answer. The page hears "cxr:lost" and "cxr:back", and `data-owed` on Stop says that the
-// server owes the viewer an answer. A break is noticed when something is asked or owed.
+// server owes the viewer an answer. A break is noticed at once, also where nothing is asked or owed:
+// Gradio's heartbeat ends with the connection.
 (() => {
   const EVERY_MS = 2000, UNREACHED = [502, 504]; // of a proxy; 503 is Gradio's own
   const fetchNow = window.fetch.bind(window);
@@ -12,7 +13,6 @@
   let joining = 0; // what is just being asked
   const answered = new Set(); // events of those that were answered before their names were known
   let back = null; // while there is no server: a promise of one
-  let session = null; // of this tab
 
   const functionOf = (index) => window.gradio_config?.dependencies?.find(({ id }) => id === index);
   const viewerId = () => window.gradio_config?.components?.find(({ props }) => props?.elem_id === "cxr-viewer")?.id;
@@ -38,7 +38,6 @@
         if (await fetchNow(`${root}app_id`, { cache: "no-store" }).then(isThere, () => false)) break;
       }
       back = null;
-      beat(root);
       window.dispatchEvent(new Event("cxr:back"));
     };
     return (back ??= wait());
@@ -59,10 +58,17 @@
     }
   }
 
-  // Gradio's heartbeat, by which a server knows when the tab closes, ended with the old connection.
-  function beat(root) {
-    if (session) fetchNow(`${root}heartbeat/${session}`).then(async (answer) => { for await (const _ of chunksOf(answer)); }, () => {});
-  }
+  // The heartbeat, by which a server knows when its tab closes, is open before this script is read, so
+  // the browser is asked when one ends. By whatever it was ended: the server has taken the tab for
+  // closed, and may have forgotten its image.
+  new PerformanceObserver((ended) => {
+    for (const { name, responseStatus } of ended.getEntries()) {
+      const found = doorOf(name);
+      if (found?.door.startsWith("heartbeat/") && !(responseStatus >= 400)) untilBack(found.root).then(() => beat(name));
+    }
+  }).observe({ type: "resource" });
+
+  const beat = (address) => fetchNow(address).then(async (answer) => { for await (const _ of chunksOf(answer)); }, () => {});
 
   // A stream of answers. A server closes it once it owes nothing, and Gradio (6.31) would not read the
   // answer to what was asked in that moment: the next stream follows on. Where it breaks off, what is
@@ -148,9 +154,7 @@
       if (door === "queue/data") return streamed(answer, answers(answer, () => answerTo(input, init, root), root));
       if (isJoining) {
         const { event_id: event } = await answer.clone().json();
-        const asked = JSON.parse(init.body);
-        session = asked.session_hash;
-        if (!answered.delete(event)) owed.set(event, functionOf(asked.fn_index));
+        if (!answered.delete(event)) owed.set(event, functionOf(JSON.parse(init.body).fn_index));
         tellOwed();
       }
       return answer;

@@ -19,8 +19,6 @@ from cxrdemo.classifier import FindingClassifier
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
 from cxrdemo.specs import Estimate, OperatingPoint
-from cxrdemo.ui.models import Models
-from cxrdemo.ui.page import build_ui, launch_options
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -37,7 +35,7 @@ FLAGS = [
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from browser.tabs import DICOM, Site, Watched, upload  # noqa: E402  needs playwright
+from browser.tabs import DICOM, Site, Watched, served, upload  # noqa: E402  needs playwright
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,11 +60,7 @@ def site() -> Iterator[Site]:
     )
     with ExitStack() as stack:
         stack.enter_context(closing_event_loops())
-        page, visits = build_ui(Models.of(pipeline))
-        stack.callback(visits.end_all)
-        options = {"server_port": free_port(), "quiet": True, **launch_options(visits)}
-        _, url, _ = page.launch(prevent_thread_lock=True, **options)
-        stack.callback(page.close, verbose=False)
+        page, url = stack.enter_context(served(pipeline, free_port()))
         playwright = stack.enter_context(sync_api.sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         stack.callback(browser.close)

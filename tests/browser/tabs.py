@@ -1,7 +1,8 @@
 """How the tests open the page, choose files, and see what is drawn."""
 
 import base64
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from cxrdemo.phantom import make_phantom
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.rendering import encode_png, grey
 from cxrdemo.results import Analysis, MaskingMode
+from cxrdemo.ui.models import Models
+from cxrdemo.ui.page import build_ui, launch_options
 
 EXAMPLES_FOLDER = Path(ui.__file__).parent / "examples"
 DICOM = EXAMPLES_FOLDER / "synthetic-nodule.dcm"
@@ -34,6 +37,19 @@ class Site:
     page: gr.Blocks
     pipeline: Pipeline
     browser: Any
+
+
+@contextmanager
+def served(pipeline: Pipeline, port: int) -> Iterator[tuple[gr.Blocks, str]]:
+    """The page and its address, until its server is stopped."""
+    page, visits = build_ui(Models.of(pipeline))
+    options = {"server_port": port, "quiet": True, **launch_options(visits)}
+    _, url, _ = page.launch(prevent_thread_lock=True, **options)
+    try:
+        yield page, url
+    finally:
+        page.close(verbose=False)
+        visits.end_all()
 
 
 class Watched:

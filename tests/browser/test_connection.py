@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from browser.tabs import DESKTOP, DICOM, Site, Watched, choose, numbers, phantom_png, settle, upload
+from browser.tabs import (
+    DESKTOP,
+    DICOM,
+    Site,
+    Watched,
+    choose,
+    numbers,
+    phantom_png,
+    served,
+    settle,
+    upload,
+)
+from visitors import free_port
 
 LOST = "Connection lost. Reconnecting…"
 
@@ -107,6 +119,45 @@ def test_a_tab_outlives_its_server_and_sends_its_image_again(tab: Any, wire: Wir
     tab.locator("[data-slide=margin]").fill("15")
     settle(tab)
     expect(tab.locator("[data-out=margin]")).to_contain_text("15 %")
+
+
+def test_an_idle_tab_notices_a_server_that_stops_and_starts(site: Site) -> None:
+    """Nothing is clicked: the tab says so by itself, and is not loaded anew."""
+    port = free_port()
+    context = site.browser.new_context(**DESKTOP)
+    tab = context.new_page()
+    line = tab.locator(".cxv-connection")
+    with served(site.pipeline, port) as (_, url):
+        tab.goto(url)
+        upload(tab, phantom_png(1))
+        tab.evaluate("window.isSamePage = true")
+        found = numbers(tab).all_text_contents()
+        expect(line).to_be_hidden()
+    expect(line).to_contain_text(LOST)
+    with served(site.pipeline, port):
+        expect(line).to_contain_text("no longer has this image")
+        tab.get_by_text("Clear", exact=True).click()
+        expect(line).to_be_hidden()
+    expect(line).to_contain_text(LOST)
+    with served(site.pipeline, port):
+        # Without an image there is nothing to be told.
+        expect(line).to_be_hidden()
+        upload(tab, phantom_png(1))
+        expect(numbers(tab)).to_have_text(found)
+        assert tab.evaluate("window.isSamePage")
+        context.close()
+
+
+def test_a_tab_tells_a_break_that_its_server_outlives(tab: Any, wire: Wire) -> None:
+    line = tab.locator(".cxv-connection")
+    wire.cut()
+    expect(line).to_contain_text(LOST)
+    wire.mend()
+    expect(line).to_be_hidden()
+    wire.cut()
+    expect(line).to_contain_text(LOST)
+    wire.mend()
+    expect(line).to_be_hidden()
 
 
 def test_an_image_whose_reading_breaks_off_says_so(
