@@ -19,6 +19,7 @@ from benchmarks.gate import (
     wrong_masks,
 )
 from cxrdemo.errors import GridMismatchError
+from cxrdemo.files import read_radiograph
 from cxrdemo.framing import area_of
 from cxrdemo.gate import (
     LATERAL_IOU,
@@ -139,6 +140,17 @@ def test_few_real_images_are_refused(bundled_pipeline: Pipeline, data_folder: Pa
     paths = sorted(real_images(data_folder)["NIH ChestX-ray14, test"])[::15]
     assert len(paths) >= 20
     assert len(refusals(bundled_pipeline, paths)) <= 2
+
+
+@pytest.mark.real_data
+@pytest.mark.checkpoints
+@pytest.mark.parametrize("name", ["00000099_013", "00001153_004", "00023104_000"])
+def test_one_short_or_opaque_lung_tilts_no_upright_chest(
+    bundled_pipeline: Pipeline, data_folder: Path, name: str
+) -> None:
+    radiograph = read_radiograph(data_folder / "nih" / "images" / f"{name}.jpg")
+    doubts = check(radiograph, bundled_pipeline.find_lungs(radiograph))
+    assert "rotated" not in [doubt.kind for doubt in doubts]
 
 
 FILM = chest(3)
