@@ -13,6 +13,7 @@
   let joining = 0; // what is just being asked
   const answered = new Set(); // events of those that were answered before their names were known
   let back = null; // while there is no server: a promise of one
+  let heartbeat = null; // address of one that has ended
 
   const functionOf = (index) => window.gradio_config?.dependencies?.find(({ id }) => id === index);
   const viewerId = () => window.gradio_config?.components?.find(({ props }) => props?.elem_id === "cxr-viewer")?.id;
@@ -38,6 +39,7 @@
         if (await fetchNow(`${root}app_id`, { cache: "no-store" }).then(isThere, () => false)) break;
       }
       back = null;
+      beat(); // first: a server keeps nothing for a tab without one
       window.dispatchEvent(new Event("cxr:back"));
     };
     return (back ??= wait());
@@ -64,11 +66,16 @@
   new PerformanceObserver((ended) => {
     for (const { name, responseStatus } of ended.getEntries()) {
       const found = doorOf(name);
-      if (found?.door.startsWith("heartbeat/") && !(responseStatus >= 400)) untilBack(found.root).then(() => beat(name));
+      if (!found?.door.startsWith("heartbeat/") || responseStatus >= 400) continue;
+      heartbeat = name;
+      untilBack(found.root);
     }
   }).observe({ type: "resource" });
 
-  const beat = (address) => fetchNow(address).then(async (answer) => { for await (const _ of chunksOf(answer)); }, () => {});
+  function beat() {
+    if (heartbeat) fetchNow(heartbeat).then(async (answer) => { for await (const _ of chunksOf(answer)); }, () => {});
+    heartbeat = null;
+  }
 
   // A stream of answers. A server closes it once it owes nothing, and Gradio (6.31) would not read the
   // answer to what was asked in that moment: the next stream follows on. Where it breaks off, what is

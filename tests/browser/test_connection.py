@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+from visitors import free_port
 
 from browser.tabs import (
     DESKTOP,
@@ -21,7 +22,6 @@ from browser.tabs import (
     settle,
     upload,
 )
-from visitors import free_port
 
 LOST = "Connection lost. Reconnecting…"
 
