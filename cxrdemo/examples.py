@@ -1,8 +1,9 @@
 """The example files of the viewer: phantoms, written as PNG, DICOM and JPEG.
 
-One has nothing planted in it, the others a lesion of known place and size (`lesions.py`), so that
-the reader sees whether the models find what is there; `tests/test_bundled.py` says what the bundled
-weights make of them.
+One has nothing planted in it, two a lesion of known place and size (`lesions.py`), so that the
+reader sees whether the models find what is there. In the last one it lies beside the lungs, where a
+side marker may lie, and shows what masking is for; `python -m benchmarks.shortcut` found it.
+`tests/test_bundled.py` says what the bundled weights make of each.
 
 `python -m cxrdemo.examples FOLDER` writes them; the same versions of the libraries write the same
 bytes. Each image says "SYNTHETIC" in a corner outside the body, so that nobody mistakes it.
@@ -42,6 +43,7 @@ class Example:
         lesion: What is planted, a key of `lesions.KINDS`; None for nothing.
         diameter: Of the lesion, as a fraction of the lungs' height.
         centre: (x, y) of the lesion, as shares of the image's width and height.
+        contrast: Share of the way from the local grey level to white.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Example:
     lesion: str | None = None
     diameter: float = 0.0
     centre: tuple[float, float] = (0.0, 0.0)
+    contrast: float = 0.5
 
 
 EXAMPLES: Final = (
@@ -71,9 +74,16 @@ EXAMPLES: Final = (
         diameter=0.22,
         centre=(0.68, 0.5),
     ),
+    Example(
+        "synthetic-shortcut.jpg",
+        seed=134,
+        side_px=768,
+        lesion="mass",
+        diameter=0.23,
+        centre=(0.88, 0.09),
+        contrast=0.75,
+    ),
 )
-
-_CONTRAST: Final = 0.5
 
 
 def draw_example(example: Example, *, marked: bool = True) -> Phantom:
@@ -90,7 +100,7 @@ def draw_example(example: Example, *, marked: bool = True) -> Phantom:
             example.lesion,
             (x * side, y * side),
             diameter=example.diameter,
-            contrast=_CONTRAST,
+            contrast=example.contrast,
         )
         phantom = replace(phantom, radiograph=planted)
     if not marked:
