@@ -27,7 +27,6 @@ from cxrdemo.files import read_radiograph
 from cxrdemo.pipeline import Pipeline
 from cxrdemo.results import MaskingMode
 from cxrdemo.ui import page as page_module
-from cxrdemo.ui.guard import HEADERS
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.page import build_ui, launch_options
 from cxrdemo.ui.serve import folder_of_its_own
@@ -275,9 +274,10 @@ def test_what_nobody_needs_is_not_there(server: Server, path: str) -> None:
 @pytest.mark.parametrize("path", ["", "config", "gradio_api/call/handle", "none"])
 def test_every_answer_has_the_headers(server: Server, path: str) -> None:
     answer = httpx.get(f"{server.url}/{path}")
-    for name, value in HEADERS.items():
-        assert answer.headers[name] == value
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
     policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
     assert "frame-ancestors" in policy
     assert "huggingface.co" in policy
 

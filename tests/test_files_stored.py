@@ -85,6 +85,14 @@ def test_overlay_bits_are_cleared_whatever_the_encoding(syntax: Any) -> None:
     assert radiograph.source.warnings == ()
 
 
+def test_an_overlay_that_the_header_names_is_cleared_whatever_the_pixels_look_like() -> None:
+    smooth = chest(2**14 - 1)  # with all of its bits, that is
+    ds = dataset(smooth.astype(np.uint16), bits_stored=12)
+    close(read_radiograph(to_bytes(ds)).pixels, shown(smooth))
+    ds.add_new((0x6002, 0x0102), "US", 12)
+    close(read_radiograph(to_bytes(ds)).pixels, shown(smooth % 2**12))
+
+
 @pytest.mark.parametrize("bits", [12, 16])
 @pytest.mark.parametrize("evidence", ["pixels", "largest", "window"])
 def test_unsigned_pixels_that_the_header_calls_signed(bits: int, evidence: str) -> None:
