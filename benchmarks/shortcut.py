@@ -70,7 +70,7 @@ def placements(example: Example, count: int) -> Iterator[Example]:
         rows, columns = np.nonzero(free & inner)
         if rows.size:
             pick = int(rng.integers(rows.size))
-            centre = (round(columns[pick] / side, 2), round(rows[pick] / side, 2))
+            centre = (round(int(columns[pick]) / side, 2), round(int(rows[pick]) / side, 2))
             contrast = float(rng.choice(CONTRASTS))
             yield replace(
                 example, lesion="mass", diameter=diameter, centre=centre, contrast=contrast

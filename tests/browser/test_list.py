@@ -34,6 +34,28 @@ def column(tab: Any, number: int) -> list[str]:
     return tab.locator(f".cxb tbody tr td:nth-of-type({number + 1}) span").all_text_contents()
 
 
+def test_the_place_to_drop_gives_way_to_the_table(watched: Watched) -> None:
+    tab = watched.open()
+    tab.get_by_role("tab", name="Batch").click()
+    drop = tab.locator(".cxr-list-drop")
+    assert drop.bounding_box()["height"] > 120
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": phantom_png(1)}
+    drop.locator("input[type=file]").set_input_files([file])
+    expect(tab.locator(".cxb tbody tr")).to_have_count(1)
+    assert drop.bounding_box()["height"] < 60
+    tab.get_by_role("button", name="Clear the list").click()
+    expect(tab.locator(".cxb[data-empty]")).to_have_count(1)
+    assert drop.bounding_box()["height"] > 120
+
+
+@pytest.mark.parametrize("width", [1100, 920])
+def test_no_button_of_the_first_row_is_cut_off(watched: Watched, width: int) -> None:
+    tab = watched.open({"viewport": {"width": width, "height": 800}})
+    for button in tab.locator(".cxr-open button").all():
+        box = button.bounding_box()
+        assert box is None or box["x"] + box["width"] <= width
+
+
 def test_a_list_is_sorted_switched_saved_and_gone_through(watched: Watched, tmp_path: Path) -> None:
     tab = read_list(watched, a=phantom_png(1), b=phantom_png(2), c=b"junk" * 100)
     assert "Expected a chest X-ray" in tab.locator(".cxb tr[data-state=failed]").inner_text()
