@@ -46,7 +46,7 @@ SEGMENT = SegmentSettings(
 CLASSIFY = ClassifySettings(
     data="d", extra=[], masks=None, out="o", masking="none", backbone="resnet50", init=None,
     start=None, boxes=None, fill="kept-mean", pooling="kept", decoys=0.0, jitter_edges=False,
-    place_weight=0.0, beyond_weight=0.0,
+    mirror=0.0, place_weight=0.0, beyond_weight=0.0,
     size=64, epochs=1, images_per_epoch=4, extra_share=0.0, nodules=0.0, masses=0.0, batch=4,
     lr=1e-3, weight_decay=0.0, ema=0.0, patience=0, precision="fp32", devices=1, num_nodes=1,
     select="best", seed=0, workers=0,

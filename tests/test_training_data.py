@@ -2,6 +2,7 @@ import csv
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -163,6 +164,27 @@ def test_geometry_moves_image_and_mask_alike() -> None:
     picture = warp_image(mask.astype(np.float32), change)
     assert np.abs(moved - picture).max() <= 0.5
     assert (moved != mask).any()
+
+
+def test_an_image_is_mirrored_as_often_as_asked_and_its_mask_with_it() -> None:
+    still = Ranges(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    mask = np.zeros((60, 80), bool)
+    mask[10:50, 5:30] = True
+    for chance, expected in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        mirrored = 0
+        for seed in range(200):
+            change = random_change(
+                np.random.default_rng(seed), mask.shape, replace(still, mirror=chance)
+            )
+            moved = warp_mask(mask, change)
+            picture = warp_image(mask.astype(np.float32), change) > 0.5
+            np.testing.assert_array_equal(moved, picture)
+            is_mirrored = bool(moved[30, 60])
+            # One column at most: a pixel's centre is turned about the middle of the image.
+            expected_mask = mask[:, ::-1] if is_mirrored else mask
+            assert (moved != expected_mask).sum() <= 2 * 40
+            mirrored += is_mirrored
+        assert abs(mirrored / 200 - expected) < 0.12
 
 
 def test_the_same_change_gives_the_same_pixels_and_stays_in_range() -> None:

@@ -41,6 +41,7 @@ from training.engine.starts import STARTS, begin_from
 from training.engine.trainer import begin, one_cycle
 from training.engine.trainer import fit as fit_run
 from training.errors import DataError
+from training.images.augment import Ranges
 from training.images.findings import (
     OUTPUTS,
     Augmentation,
@@ -76,6 +77,7 @@ class ClassifySettings(RunSettings):
         masses: Part of the draws with a synthetic mass.
         decoys: Part of the draws with such a lesion outside the lungs, unlabelled.
         jitter_edges: Whether the masks' edges are changed at random.
+        mirror: Part of the draws that are mirrored.
         place_weight: Of the loss on where a finding whose place is known is seen.
         beyond_weight: Of the loss on evidence outside the lungs.
         select: "best" or "last" epoch.
@@ -98,6 +100,7 @@ class ClassifySettings(RunSettings):
     masses: float
     decoys: float
     jitter_edges: bool
+    mirror: float
     place_weight: float
     beyond_weight: float
     select: str
@@ -261,6 +264,12 @@ def add_shared_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
         "--jitter-edges", action="store_true", help="change the edges of the masks at random"
     )
     parser.add_argument(
+        "--mirror",
+        type=number(float, 0, 1),
+        default=0.0,
+        help="part of the draws that are mirrored, 0..1: no finding here knows its side",
+    )
+    parser.add_argument(
         "--place-weight",
         type=number(float, 0),
         default=0.0,
@@ -318,6 +327,7 @@ def fit(
     boxes = read_boxes(Path(settings.boxes), cases) if settings.boxes else {}
     augmentation = Augmentation(
         modes=drawn_modes,
+        ranges=Ranges(mirror=settings.mirror),
         nodule=settings.nodules,
         mass=settings.masses,
         decoy=settings.decoys,

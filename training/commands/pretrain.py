@@ -22,6 +22,7 @@ from training.commands import classify
 from training.engine.draws import Use, UseSampler, gather_rows, train_loader, val_loader
 from training.engine.settings import settings_from
 from training.engine.trainer import begin, fit, one_cycle
+from training.images.augment import Ranges
 from training.images.findings import Augmentation, FindingDataset, JointDataset
 from training.sets.index import read_finding_index
 
@@ -151,10 +152,13 @@ def fit_views(settings: PretrainSettings, modes: tuple[MaskingMode, ...]) -> Non
     network = classify.start_network(settings)
     cases = read_finding_index(Path(settings.data))
     val = [case for case in cases if case.split == "val"]
-    unmasked = Augmentation(modes=(MaskingMode.NONE,))
+    ranges = Ranges(mirror=settings.mirror)
+    unmasked = Augmentation(modes=(MaskingMode.NONE,), ranges=ranges)
     validation = TwoViews(FindingDataset(val, settings.inputs, augmentation=unmasked))
     # No lesions here: one that is in one view alone would have to be overlooked.
-    data, weights = classify.training_images(settings, cases, Augmentation(modes=modes))
+    data, weights = classify.training_images(
+        settings, cases, Augmentation(modes=modes, ranges=ranges)
+    )
     sampler = UseSampler(
         len(data), seed=settings.seed, weights=weights, count=settings.images_per_epoch
     )

@@ -1,6 +1,7 @@
 """Random geometry and grey-level changes, split into augmentation parameters and applying them.
 
-No mirror image here: a heart on the wrong side is a finding, not an augmentation.
+A mirror image is drawn only where asked: a classifier of findings that know no side may gain by it,
+but a segmenter that names the lungs by side must not see one.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Ranges:
         brightness: Offset, +-.
         noise: Largest standard deviation of added Gaussian noise.
         blur_px: Largest sigma of a Gaussian blur.
+        mirror: Chance of a mirror image, 0..1.
     """
 
     degrees: float = 10.0
@@ -36,6 +38,7 @@ class Ranges:
     brightness: float = 0.10
     noise: float = 0.03
     blur_px: float = 0.8
+    mirror: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def random_change(rng: np.random.Generator, hw: tuple[int, int], ranges: Ranges)
     zoom = rng.uniform(*ranges.scale)
     squeeze = 1.0 + rng.uniform(-ranges.stretch, ranges.stretch)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = rotation @ np.diag([zoom * squeeze, zoom / squeeze])
+    side = -1.0 if ranges.mirror and rng.random() < ranges.mirror else 1.0
+    linear = rotation @ np.diag([side * zoom * squeeze, zoom / squeeze])
     centre = np.array([width / 2, height / 2])
     shift = rng.uniform(-ranges.shift, ranges.shift, 2) * (width, height)
     offset = centre - linear @ centre + shift
