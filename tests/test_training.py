@@ -15,7 +15,7 @@ from cxrdemo.masking import DEFAULT_MARGIN, apply_mask, kept_region
 from cxrdemo.phantom import make_phantom
 from cxrdemo.results import MaskingMode, Side
 from cxrdemo.sam import SamNetwork
-from training.commands.classify import ClassifySettings, ClassifyTask
+from training.commands.classify import ClassifySettings, ClassifyTask, training_images
 from training.commands.segment import (
     SegmentSettings,
     SegmentTask,
@@ -27,6 +27,7 @@ from training.engine.draws import Use
 from training.engine.losses import UNKNOWN, known_label_loss
 from training.errors import DataError
 from training.images.findings import (
+    NOWHERE,
     OUTPUTS,
     Augmentation,
     FindingDataset,
@@ -36,7 +37,8 @@ from training.images.findings import (
 )
 from training.images.lesions import draw_lesion
 from training.images.stored_masks import mask_path, read_sides
-from training.sets.index import FindingCase
+from training.sets.boxes import Box
+from training.sets.index import FindingCase, read_finding_index
 
 SEGMENT = SegmentSettings(
     data="d", out="o", architecture="sam-tinyvit-5m-512", init=None, size=64, epochs=1, batch=2,
@@ -313,3 +315,16 @@ def test_typical_lungs_lie_where_the_masks_agree(images: Path) -> None:
     assert found.shape == (64, 64)
     assert 0.1 < found.mean() < 0.6
     assert not found[:3].any()
+
+
+def test_a_box_is_of_an_image_of_the_set_it_was_drawn_on(phantom_sets: Path) -> None:
+    cases = read_finding_index(phantom_sets / "nih")
+    extra = read_finding_index(phantom_sets / "pretrain")
+    box = (Box("Pneumonia", 0.2, 0.2, 0.5, 0.5),)
+    boxes = {case.name: box for case in (*cases, *extra)}
+    augmentation = Augmentation(modes=(MaskingMode.NONE,), boxes=boxes)
+    settings = replace(CLASSIFY, data="nih", extra=[str(phantom_sets / "pretrain")])
+    data, _ = training_images(settings, cases, augmentation, (2, 2))
+    own = sum(case.split == "train" for case in cases)
+    assert data[Use(0, 0)]["placed"] == OUTPUTS.index("Pneumonia")
+    assert data[Use(own, 0)]["placed"] == NOWHERE

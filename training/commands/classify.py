@@ -411,7 +411,8 @@ def training_images(
         lungs = None
         if masks:
             lungs = [typical_lungs(masks, [case.name for case in train])] * len(extra)
-        unmasked = replace(augmentation, modes=(MaskingMode.NONE,))
+        # Boxes are about the images of --data, and others may be named like them.
+        unmasked = replace(augmentation, modes=(MaskingMode.NONE,), boxes={})
         parts.append(
             FindingDataset(
                 extra,
