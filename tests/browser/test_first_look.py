@@ -103,13 +103,17 @@ def calm(site: Site, monkeypatch: pytest.MonkeyPatch, all_at: dict[MaskingMode, 
 def test_what_stands_out_under_another_masking_is_told(
     watched: Watched, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm(site, monkeypatch, dict.fromkeys(MaskingMode, 0.01) | {MaskingMode.TIGHT: 0.99})
+    calm(site, monkeypatch, dict.fromkeys(MaskingMode, 0.99) | {MaskingMode.NONE: 0.01})
     tab = watched.open()
     upload(tab, DICOM.read_bytes())
     looks = tab.locator(".cxv-looks")
     expect(looks).to_contain_text("Nothing stands out here, but")
     expect(looks).to_contain_text("under tight.")
     expect(tab.locator(".cxv-row[aria-checked=true]")).to_have_count(0)
+    tab.keyboard.press("ArrowDown")
+    expect(looks).to_contain_text("Outside-lung probe")
+    expect(looks).to_contain_text("does not come from the lungs.")
+    assert looks.evaluate("box => box.scrollHeight <= box.clientHeight"), "all of it is in sight"
     tab.keyboard.press("3")
     expect(looks).not_to_contain_text("Nothing stands out")
 

@@ -138,7 +138,7 @@ function remedyText(remedy) {
   return text[0].toUpperCase() + text.slice(1);
 }
 
-// What the answer hangs on, and what stands out: two lines, whose room is kept.
+// What the answer hangs on, and what stands out; room is kept for the longest of both.
 function showLooks(read) {
   const box = find(".cxv-looks");
   const lines = [];
@@ -146,7 +146,7 @@ function showLooks(read) {
   const probes = data.probes;
   if (view.label !== null && probes && probes.outside && data.maskings.none && !data.planted) {
     const outside = probes.outside[view.label], whole = data.maskings.none.findings[view.label].p;
-    lines.push(`Outside-lung probe: with the lungs removed, p is ${outside.toFixed(2)} (whole image: ${whole.toFixed(2)}). That much does not come from the lungs.`);
+    lines.push(`Outside-lung probe: with the lungs removed p is ${outside.toFixed(2)} (whole image: ${whole.toFixed(2)}). That much does not come from the lungs.`);
   }
   box.textContent = lines.join(" ");
 }
