@@ -3,11 +3,13 @@
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from browser.tabs import Site, drawn, expect_drawn, settle
+from browser.tabs import Site, drawn, expect_drawn, numbers, settle, words
 from cxrdemo.examples import EXAMPLES
+from cxrdemo.results import Analysis, MaskingMode
 
 
 @pytest.fixture
@@ -147,3 +149,63 @@ def test_clicks_are_marked_at_once_wait_their_turn_and_are_undone(
         settle(tab)
         assert sum(near(tab, *gone)) == 0
         assert left is None or sum(near(tab, *left)) > 20
+
+
+def test_the_brush_adds_or_removes_and_the_findings_follow(
+    tab: Any, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Analysis] = []
+    analyse = site.pipeline.analyse
+
+    def analyse_and_remember(*args: Any, **options: Any) -> Analysis:
+        answers.append(analyse(*args, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(site.pipeline, "analyse", analyse_and_remember)
+    tab.keyboard.press("3")
+    tab.locator(".cxv-main [data-do=edit]").click()
+    tab.locator("[data-tool=brush]").click()
+    tab.locator("[data-slide=brush]").fill("15")
+    drawn(tab)  # the bar of the tools has another height
+    area = tab.locator(".cxv-film").first.bounding_box()
+    scale = min(area["width"], area["height"]) / EXAMPLES[1].side_px
+    middle = (area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+
+    def paint(start: tuple[int, int], end: tuple[int, int], button: str = "left") -> None:
+        """Drags from one pixel of the image to another."""
+        half = EXAMPLES[1].side_px / 2
+        ends = [
+            [m + scale * (p - half) for m, p in zip(middle, at, strict=True)] for at in (start, end)
+        ]
+        tab.mouse.move(*ends[0])
+        tab.mouse.down(button=button)
+        tab.mouse.move(*ends[1], steps=8)
+        tab.mouse.up(button=button)
+
+    def expect_answer(count: int) -> np.ndarray:
+        for _ in range(300):
+            if len(answers) == count:
+                break
+            tab.wait_for_timeout(100)
+        expect(numbers(tab)).to_have_text(words(answers[count - 1], MaskingMode.TIGHT))
+        settle(tab)
+        return answers[count - 1].lungs.inside
+
+    before, outline = numbers(tab).all_text_contents(), drawn(tab)
+    paint((240, 250), (336, 250))  # over the mediastinum
+    added = expect_answer(1)
+    assert added[250, 240:336].all()
+    assert numbers(tab).all_text_contents() != before
+    tab.keyboard.down("Alt")
+    paint((150, 280), (210, 280))
+    tab.keyboard.up("Alt")
+    assert not expect_answer(2)[280, 150:210].any()
+    paint((380, 280), (440, 280), "right")
+    assert not expect_answer(3)[280, 380:440].any()
+    for count in (4, 5, 6):
+        tab.locator("[data-do=undo]").click()
+        inside = expect_answer(count)
+        assert (inside == added).all() == (count == 5)
+    expect(numbers(tab)).to_have_text(before)
+    tab.mouse.move(1, 1)
+    expect_drawn(tab, outline)

@@ -44,6 +44,52 @@ def test_a_dicom_without_suffix_shows_the_numbers_of_every_masking(tab: Any, sit
     expect(tab.locator("[data-out=margin]")).to_contain_text("mm")
 
 
+def white_ring(tab: Any, pane: int) -> list[float]:
+    """Left, top, right and bottom of what is white on a pane's marks, above the scale bar."""
+    return tab.evaluate(
+        """async (pane) => {
+          await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const marks = document.querySelectorAll(".cxv-marks")[pane], { width, height } = marks;
+          const upper = height - 40;
+          const { data } = marks.getContext("2d").getImageData(0, 0, width, upper);
+          const at = [];
+          for (let i = 0; i < width * upper; i++) {
+            const isWhite = [0, 1, 2, 3].every((c) => data[4 * i + c] > 245);
+            if (isWhite) at.push([i % width, Math.floor(i / width)]);
+          }
+          const [x, y] = [0, 1].map((axis) => at.map((point) => point[axis]));
+          return [Math.min(...x), Math.min(...y), Math.max(...x), Math.max(...y)];
+        }""",
+        pane,
+    )
+
+
+def test_the_ring_and_the_words_below_say_where_the_heat_lies(tab: Any, site: Site) -> None:
+    analysis = site.pipeline.analyse(read_radiograph(DICOM))
+    side = analysis.radiograph.hw[0]
+    for key, mode in zip("123", MaskingMode, strict=True):
+        tab.keyboard.press(key)
+        name = tab.locator(".cxv-row[aria-checked=true] .cxv-name").inner_text()
+        index = [label.display for label in FINDINGS].index(name)
+        place, chance = analysis.readings[mode].places[index], analysis.readings[mode].chance
+        chips = tab.locator(".cxv-chip")
+        where = (
+            "hottest spot in the" if place.hottest_in_lungs else "hottest spot outside the lungs"
+        )
+        expect(chips.first).to_contain_text(where)
+        told = f"{place.in_lungs:.0%} in the lungs (even heat: {chance:.0%})".replace("%", " %")
+        expect(chips.last).to_have_text(told)
+        size = tab.locator(".cxv-marks").nth(1).evaluate("(c) => [c.width, c.height]")
+        left, top, right, bottom = white_ring(tab, 1)
+        scale = min(size) / side
+        expected = [
+            along / 2 + scale * (at - side / 2)
+            for along, at in zip(size, place.hottest, strict=True)
+        ]
+        assert [(left + right + 1) / 2, (top + bottom + 1) / 2] == pytest.approx(expected, abs=2)
+        assert right - left == pytest.approx(bottom - top, abs=2)
+
+
 LONGEST = {
     "moderately against \N{MULTIPLICATION SIGN}0.2": False,
     "moderate evidence \N{MULTIPLICATION SIGN}6.6": True,

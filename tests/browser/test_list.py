@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from browser.tabs import PHONE, Watched, phantom_png
+from browser.tabs import PHONE, Watched, inverted_png, phantom_png, words
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDINGS
 from cxrdemo.results import MaskingMode
@@ -114,6 +114,19 @@ def test_a_list_is_sorted_switched_saved_and_gone_through(watched: Watched, tmp_
     expect(tab.locator(".cxv[data-probed]:not([data-busy])")).to_have_count(1)
     tab.get_by_role("button", name="Previous").click()
     expect(tab.get_by_text("1 of 3 in the list")).to_be_visible()
+
+
+def test_a_doubtful_file_of_a_list_shows_its_numbers_on_request(watched: Watched) -> None:
+    tab = read_list(watched, a=phantom_png(1), b=inverted_png(1))
+    held = tab.locator(".cxb tbody tr", has_text="b.png")
+    expect(held).to_have_attribute("data-state", "withheld")
+    expect(held).to_contain_text("inverted")
+    expect(held.locator(".cxb-number span")).to_have_count(0)
+    held.get_by_role("button", name="Show the numbers anyway").click()
+    read = watched.site.pipeline.analyse(read_radiograph(inverted_png(1)))
+    expect(held.locator(".cxb-number span")).to_have_text(words(read, MaskingMode.NONE))
+    expect(held).to_contain_text("inverted")
+    expect(held.get_by_role("button", name="Show the numbers anyway")).to_have_count(0)
 
 
 def test_axe_finds_nothing_to_complain_about_in_a_list(watched: Watched) -> None:

@@ -72,6 +72,19 @@ def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> No
     assert right <= 390
 
 
+def test_on_a_phone_the_film_stays_while_the_findings_scroll(watched: Watched) -> None:
+    tab = watched.open(PHONE)
+    upload(tab, phantom_png(1))
+    panes, rows = tab.locator(".cxv-panes"), tab.locator(".cxv-rows")
+    tab.evaluate("(down) => window.scrollBy(0, down)", panes.bounding_box()["y"] + 40)
+    at, below = panes.bounding_box()["y"], rows.bounding_box()["y"]
+    tab.evaluate("window.scrollBy(0, 60)")
+    assert below - rows.bounding_box()["y"] > 20
+    assert panes.bounding_box()["y"] == at == 0
+    on_top = tab.evaluate("document.elementFromPoint(195, 60).className")
+    assert on_top == "cxv-film"
+
+
 def test_on_a_phone_nothing_is_covered_and_an_error_is_in_sight(watched: Watched) -> None:
     tab = watched.open(PHONE)
     upload(tab, phantom_png(1))

@@ -72,6 +72,7 @@ def test_stop_stops_and_no_late_result_is_shown(
     assert brake.reached.wait(PATIENCE_SECONDS)
     tab.get_by_text("Stop", exact=True).first.click()
     expect(tab.locator("p.cxr-status").first).to_have_text("Stopped.")
+    expect(tab.get_by_role("status").filter(has_text="Stopped.")).to_have_count(1)
     expect(tab.locator(".cxv-none")).to_have_text("Stopped.")
     brake.go.set()
     tab.wait_for_timeout(1500)
@@ -112,6 +113,70 @@ def test_a_broken_file_is_told_in_words_and_the_image_before_stays(tab: Any) -> 
     tab.keyboard.press("]")
     expect(tab.locator(".cxv-rows[data-stale]")).to_have_count(0)
     expect(tab.locator("[data-out=margin]")).to_contain_text("9 %")
+
+
+def test_what_changes_is_said_aloud(watched: Watched) -> None:
+    tab = watched.open()
+    said = tab.locator(".cxv-live[aria-live=polite]")
+    expect(said).to_have_text("")
+    upload(tab, phantom_png(1))
+    chosen = tab.locator(".cxv-row[aria-checked=true]")
+    for key, name in (("1", "whole image"), ("2", "loose"), ("3", "tight")):
+        tab.keyboard.press(key)
+        expect(tab.locator("[data-out=mode]")).to_have_text(name)
+        finding, p = chosen.locator(".cxv-name").inner_text(), chosen.locator("b").inner_text()
+        expect(said).to_contain_text(f"{name}. {finding} {p}, ")
+    choose(tab, b"junk" * 100, "broken.dcm")
+    alert = tab.get_by_role("alert").filter(has_text="Expected a chest X-ray")
+    expect(alert).to_have_count(1)
+    # Or the same words about the next image would not be said again.
+    sentence = said.inner_text()
+    tab.get_by_text("Clear", exact=True).click()
+    expect(said).to_have_text("")
+    upload(tab, phantom_png(1))
+    expect(said).to_have_text(sentence)
+
+
+def test_an_empty_page_says_what_to_do_and_offers_nothing_else(watched: Watched) -> None:
+    tab = watched.open()
+
+    def expect_empty() -> None:
+        expect(tab.locator(".cxv-welcome")).to_be_visible()
+        expect(tab.locator(".cxv-welcome")).to_contain_text("drop it here, or paste it")
+        for part in (".cxv-panes", ".cxv-side", ".cxv-legend", ".cxr-stop"):
+            expect(tab.locator(part).first).to_be_hidden()
+
+    def fill_of(button: str) -> str:
+        return tab.locator(button).evaluate("(node) => getComputedStyle(node).backgroundColor")
+
+    expect_empty()
+    for key in ("s", "f", "n", "l", "]", "+", "p", "w", "y", "ArrowDown", "Enter"):
+        tab.keyboard.press(key)
+    expect_empty()
+    # Clear is no louder than what opens something.
+    assert fill_of(".cxr-clear") == "rgba(0, 0, 0, 0)"
+    assert fill_of(".cxr-drop") != "rgba(0, 0, 0, 0)"
+    upload(tab, phantom_png(1))
+    expect(tab.locator(".cxv-welcome")).to_be_hidden()
+    expect(tab.locator(".cxr-stop")).to_be_hidden()
+    tab.get_by_text("Clear", exact=True).click()
+    expect_empty()
+
+
+def test_a_file_dragged_over_the_page_is_asked_for(watched: Watched) -> None:
+    tab = watched.open()
+    drag = """([kind, selector, isFile]) => {
+        const data = new DataTransfer();
+        data.items.add(...(isFile ? [new File(["x"], "a.png")] : ["words", "text/plain"]));
+        const event = new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data });
+        document.querySelector(selector).dispatchEvent(event);
+        return getComputedStyle(document.querySelector(".cxv"), "::after").content;
+    }"""
+    for selector in (".cxr-header", ".cxv-body", "body"):
+        assert tab.evaluate(drag, ["dragover", selector, True]) == '"Drop to read"'
+        assert tab.evaluate(drag, ["dragleave", selector, True]) == "none"
+    # Words that are dragged are none.
+    assert tab.evaluate(drag, ["dragover", ".cxr-header", False]) == "none"
 
 
 def test_a_file_may_be_dropped_anywhere_pasted_and_opened_twice(

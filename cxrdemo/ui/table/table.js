@@ -1,7 +1,7 @@
 // The table of the Batch tab. The server sends all rows with all maskings (batch.py); switching the
 // masking, differences and sorting happen here, without a request. Gradio runs this file, after
-// evidence.js, as the body of a function of `element`, `props`, `trigger` and `watch`. Texts from files only ever become
-// textContent, and pictures data URLs.
+// evidence.js, as the body of a function of `element`, `props`, `trigger` and `watch`. Texts from
+// files only ever become textContent, and pictures data URLs.
 
 const root = element.querySelector(".cxb");
 const find = (selector) => root.querySelector(selector);

@@ -262,16 +262,19 @@ function showCurve() {
 // ---- What is said aloud ------------------------------------------------------------------------------
 
 // One sentence for whoever does not see the page, when something changed that changes what is said.
+// Without numbers none: the next image's may be the same words, and are said again.
 let lastSaid = "";
 function say() {
-  const read = reading();
-  if (!read || busy) return;
-  const finding = view.label === null ? null : read.findings[view.label];
-  const layout = { pair: "", compare: " Three maskings side by side.", grid: " All findings." }[view.layout];
-  const text = finding
-    ? `${NAMES[view.mode]}. ${data.labels[view.label].name} ${finding.p.toFixed(2)}, ${evidenceText(evidenceOf(finding, view.point)).replace("×", "times ")}.${layout}`
-    : `${NAMES[view.mode]}. Nothing stands out.${layout}`;
-  if (text === lastSaid) return;
+  const read = reading(), text = read ? sentence(read) : "";
+  if ((read && busy) || text === lastSaid) return;
   lastSaid = text;
   find(".cxv-live").textContent = text;
+}
+
+function sentence(read) {
+  const finding = view.label === null ? null : read.findings[view.label];
+  const layout = { pair: "", compare: " Three maskings side by side.", grid: " All findings." }[view.layout];
+  return finding
+    ? `${NAMES[view.mode]}. ${data.labels[view.label].name} ${finding.p.toFixed(2)}, ${evidenceText(evidenceOf(finding, view.point)).replace("×", "times ")}.${layout}`
+    : `${NAMES[view.mode]}. Nothing stands out.${layout}`;
 }

@@ -248,7 +248,7 @@ function takeHands() {
   document.addEventListener("click", (event) => { if (!event.target.closest?.(".cxv-more")) find(".cxv-more").open = false; });
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
-    root.toggleAttribute("data-drop", true);
+    root.toggleAttribute("data-drop", event.dataTransfer.types.includes("Files"));
   });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) root.removeAttribute("data-drop"); });
   document.addEventListener("drop", (event) => {
