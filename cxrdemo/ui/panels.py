@@ -46,10 +46,13 @@ def missing_parts(
 
 def note(text: str, *, is_error: bool = False) -> str:
     """One line of status, or the reason why something failed."""
-    role, kind = ("alert", "cxr-status cxr-error") if is_error else ("status", "cxr-status")
     words = escape(text)
-    # The line may be too narrow for all of it.
-    return f'<p class="{kind}" role="{role}" title="{words}">{words}</p>'
+    # The line may be too narrow for all of it; of an error the rest is scrolled to, by keys too.
+    if is_error:
+        return (
+            f'<p class="cxr-status cxr-error" role="alert" title="{words}" tabindex="0">{words}</p>'
+        )
+    return f'<p class="cxr-status" role="status" title="{words}">{words}</p>'
 
 
 def ahead(count: int) -> str:
