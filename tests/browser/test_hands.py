@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from browser.tabs import DICOM, Site, Watched, drawn, numbers, words
+from browser.tabs import DICOM, Site, Watched, drawn, numbers, upload, words
 from cxrdemo.files import read_radiograph
 from cxrdemo.labels import FINDINGS
 from cxrdemo.results import MaskingMode
@@ -182,3 +182,50 @@ def test_the_mouse_alone_reaches_everything(tab: Any, watched: Watched, site: Si
     expect(tab.locator("body")).not_to_have_class(re.compile("dark"))
     tab.get_by_text("Clear", exact=True).click()
     expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+
+
+def test_single_key_shortcuts_can_be_switched_off_and_stay_so(watched: Watched) -> None:
+    tab = watched.open()
+    upload(tab, DICOM.read_bytes())
+    switch, loose = tab.locator("[data-toggle=keys]"), tab.locator(".cxv[data-mode=loose]")
+    tab.locator(".cxv-more summary").click()
+    switch.click()
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("2")
+    tab.keyboard.press("c")
+    first = tab.locator(".cxv-row[aria-checked=true] .cxv-name").inner_text()
+    tab.keyboard.press("ArrowDown")  # is no character, and still chooses
+    expect(tab.locator(".cxv-row[aria-checked=true] .cxv-name")).not_to_have_text(first)
+    expect(loose).to_have_count(0)
+    expect(tab.locator(".cxv[data-layout=pair]")).to_have_count(1)
+    tab.reload()
+    upload(tab, DICOM.read_bytes())
+    tab.keyboard.press("2")
+    expect(tab.locator("[data-toggle=keys]")).to_have_attribute("aria-pressed", "false")
+    expect(loose).to_have_count(0)
+    tab.locator(".cxv-more summary").click()
+    switch.click()
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("2")
+    expect(loose).to_have_count(1)
+
+
+def test_arrows_go_round_within_a_group_and_one_stop_leads_into_it(tab: Any) -> None:
+    for name in ("What the network is given", "Panes"):
+        group = tab.get_by_role("radiogroup", name=name)
+        choices = group.get_by_role("radio")
+        count = choices.count()
+        assert group.locator("[tabindex='0']").count() == 1
+        group.locator("[aria-checked=true]").focus()
+        start = group.locator("[aria-checked=true]").inner_text()
+        seen = []
+        for _ in range(count):
+            tab.keyboard.press("ArrowRight")
+            chosen = group.locator("[aria-checked=true]")
+            expect(chosen).to_be_focused()
+            seen.append(chosen.inner_text())
+        assert len(set(seen)) == count
+        assert seen[-1] == start
+        tab.keyboard.press("ArrowLeft")
+        expect(group.locator("[aria-checked=true]")).to_have_text(seen[-2])
+        tab.keyboard.press("ArrowRight")
