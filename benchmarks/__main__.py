@@ -28,6 +28,7 @@ ROWS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "memory": analysis.memory,
     "files": files.large,
     "browser": page.browser,
+    "drop": page.drop,
     "gestures": page.gestures,
     "start": page.start,
     "training-step": training.step,

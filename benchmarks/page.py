@@ -1,5 +1,6 @@
 """Rows on the page as a visitor meets it: the start of the server, and a file in the browser."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -132,6 +133,36 @@ def browser(setting: Setting) -> list[Row]:
     return rows
 
 
+def drop(setting: Setting) -> list[Row]:
+    """A file dropped on the page until its picture, and its numbers, are seen; the page's clock."""
+    missing = _browser_missing()
+    if missing:
+        return [Row.not_run("browser: drop to picture", missing)]
+    rows = []
+    for engine in setting.engines:
+        pictures, numbers = [], []
+        with _server(engine), _chromium(FLAGS) as chromium:
+            _until_served()
+            for _ in range(1 + setting.repeats):
+                tab = chromium.new_page(viewport={"width": 1440, "height": 900})
+                tab.goto(URL)
+                tab.locator(".cxv-main").wait_for(timeout=60_000)
+                tab.evaluate(DROP, base64.b64encode(setting.dicom).decode())
+                tab.wait_for_function("timed.numbers", timeout=300_000)
+                pictures.append(tab.evaluate("timed.picture / 1000"))
+                numbers.append(tab.evaluate("timed.numbers / 1000"))
+                tab.close()
+        shown = Timing(tuple(pictures[1:]))
+        rows.append(
+            Row(
+                f"browser: drop to picture, {engine}", "-", str(shown), "<= 1.0 s",
+                shown.median <= 1.0, {"pictures": pictures, "numbers": numbers},
+                f"its numbers are there after {Timing(tuple(numbers[1:]))}",
+            )
+        )  # fmt: skip
+    return rows
+
+
 def gestures(setting: Setting) -> list[Row]:
     """What a toggle and a step of a drag cost the page's thread, and how many frames they take."""
     missing = _browser_missing()
@@ -216,7 +247,26 @@ def _cost(tab: Any, steps: list[Callable[[], object]]) -> tuple[list[float], lis
     return costs, frames or [0]
 
 
-NEXT_FRAME = "new Promise((done) => requestAnimationFrame(done))"
+DROP = """(base64) => {
+  const data = new DataTransfer();
+  data.items.add(new File([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], "phantom.dcm"));
+  const timed = window.timed = {};
+  const rows = document.querySelector(".cxv-rows");
+  const screen = ImageBitmapRenderingContext.prototype, transfer = screen.transferFromImageBitmap;
+  const begun = performance.now();
+  const seen = (what) => requestAnimationFrame((now) => { timed[what] ??= now - begun; });
+  screen.transferFromImageBitmap = function (bitmap) {
+    transfer.call(this, bitmap);
+    if (bitmap) seen("picture");
+  };
+  new MutationObserver(() => {
+    if (rows.querySelectorAll(".cxv-row b").length === 6) seen("numbers");
+  }).observe(rows, { childList: true, subtree: true });
+  document.body.dispatchEvent(
+    new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: data })
+  );
+}"""
+"""Drops a file on the page; milliseconds until its picture and numbers are painted, in `timed`."""
 
 COUNT_FRAMES = """() => {
   if (window.counted) return;
