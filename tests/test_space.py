@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -93,8 +94,9 @@ def test_nothing_is_pushed_that_the_app_does_not_need(space: Path) -> None:
 
 
 def test_a_second_assembly_replaces_and_drops_what_was_dropped(
-    space: Path, no_checkpoints: Path
+    space: Path, no_checkpoints: Path, tmp_path: Path
 ) -> None:
+    space = shutil.copytree(space, tmp_path / "space")  # the others' stays as it is
     (space / "cxrdemo" / "dropped.py").write_text("", encoding="utf-8")
     args = ["space", "--to", str(space), "--checkpoints", str(no_checkpoints)]
     assert cli.main([*args, "--index", "https://example.org/cpu"]) == 0
