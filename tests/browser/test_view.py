@@ -1,10 +1,13 @@
 """How one looks at the film: windows, panes, poses, lengths; with a graphics card and without."""
 
+import io
 import re
 from typing import Any
 
 import cv2
 import numpy as np
+import pydicom
+import pytest
 from playwright.sync_api import expect
 
 from browser.tabs import DICOM, Watched, choose, drawn, film, phantom_png, upload
@@ -83,6 +86,33 @@ def test_dragging_changes_the_window_and_moves_a_zoomed_film(tab: Any) -> None:
     expect(preset).to_have_value("own")
     tab.keyboard.press("r")
     assert np.abs(film(tab) - before).max() <= 1
+
+
+def test_the_windows_of_the_files_header_are_offered_and_go_with_it(watched: Watched) -> None:
+    dataset = pydicom.dcmread(DICOM)
+    first, second = (dataset.WindowCenter, dataset.WindowWidth), (900, 500)
+    dataset.WindowCenter, dataset.WindowWidth = map(list, zip(first, second, strict=True))
+    dataset.WindowCenterWidthExplanation = ["USUAL", "NARROW"]
+    content = io.BytesIO()
+    dataset.save_as(content)
+    tab = watched.open()
+    upload(tab, content.getvalue())
+    preset = tab.locator("[data-preset]")
+    own = preset.locator("option[data-own]")
+    expect(own).to_have_text(["narrow"])  # the first is the one it is read with
+    read = film(tab)
+    preset.select_option(label="narrow")
+    narrow = film(tab)
+    assert np.abs(narrow - read).max() > 60
+    height, width, _ = narrow.shape
+    top = (height - width) // 2  # the image is square, and as wide as its pane
+    square = narrow[top : top + width]
+    stored = dataset.pixel_array
+    expected = np.mean((stored <= 650) | (stored >= 1150))
+    assert np.mean(np.isin(square, (0, 255))) == pytest.approx(expected, abs=0.03)
+    choose(tab, phantom_png(0))
+    expect(own).to_have_count(0)
+    expect(preset).to_have_value("file")
 
 
 def test_a_double_click_shows_one_pane_alone(tab: Any) -> None:
