@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from browser.tabs import DICOM, Watched, upload
+from browser.tabs import DICOM, Watched, settle, upload
 
 
 def seen(tab: Any, locator: Any) -> np.ndarray:
@@ -83,6 +83,7 @@ def test_enlarged_twice_the_film_stays_beside_the_findings(watched: Watched) -> 
     for number in (4, 0):
         row = tab.locator(".cxv-row").nth(number)
         row.evaluate("(row) => row.scrollIntoView({ block: 'end' })")
+        settle(tab)  # what was clicked before may still be drawn, and what is below may grow
         for seen_in_full in (row, tab.locator(".cxv-film").first):
             box = seen_in_full.bounding_box()
             assert box["height"] >= 40
