@@ -33,7 +33,8 @@ function keepInSight(rows) {
   if (!isNarrow() || view.label === lastInSight) return;
   lastInSight = view.label;
   const row = rows.children[Math.max(0, order.indexOf(view.label))];
-  rows.scrollTo({ left: row.offsetLeft - rows.offsetLeft - 8, behavior: "smooth" });
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  rows.scrollTo({ left: row.offsetLeft - rows.offsetLeft - 8, behavior: isStill ? "instant" : "smooth" });
 }
 
 function buildRows(rows) {
