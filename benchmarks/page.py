@@ -122,14 +122,9 @@ def browser(setting: Setting) -> list[Row]:
         with _server(engine):
             _until_served()
             numbers, curves = _first_analysis(setting, rounds=1 + min(5, setting.repeats))
-        shown = Timing(tuple(numbers[1:]))
-        rows.append(
-            Row(
-                f"browser: file to numbers and maps, {engine}", "-", str(shown), "<= 1.0 s",
-                shown.median <= 1.0, {"numbers": numbers, "curve": curves},
-                f"the tightness curve is there after {Timing(tuple(curves[1:]))}",
-            )
-        )  # fmt: skip
+        name = f"browser: file to numbers and maps, {engine}"
+        times = {"numbers": numbers, "curve": curves}
+        rows.append(_on_screen(name, times, "the tightness curve is there"))
     return rows
 
 
@@ -152,15 +147,24 @@ def drop(setting: Setting) -> list[Row]:
                 pictures.append(tab.evaluate("timed.picture / 1000"))
                 numbers.append(tab.evaluate("timed.numbers / 1000"))
                 tab.close()
-        shown = Timing(tuple(pictures[1:]))
+        times = {"pictures": pictures, "numbers": numbers}
         rows.append(
-            Row(
-                f"browser: drop to picture, {engine}", "-", str(shown), "<= 1.0 s",
-                shown.median <= 1.0, {"pictures": pictures, "numbers": numbers},
-                f"its numbers are there after {Timing(tuple(numbers[1:]))}",
-            )
-        )  # fmt: skip
+            _on_screen(f"browser: drop to picture, {engine}", times, "its numbers are there")
+        )
     return rows
+
+
+def _on_screen(name: str, times: dict[str, list[float]], later: str) -> Row:
+    """When what counts was on the screen, and a note on when the rest was; the first round apart.
+
+    Args:
+        name: Of the row.
+        times: Seconds of each round until what counts was seen, then until the rest was.
+        later: Words for the rest.
+    """
+    first, rest = (Timing(tuple(seconds[1:])) for seconds in times.values())
+    note = f"{later} after {rest}"
+    return Row(name, "-", str(first), "<= 1.0 s", first.median <= 1.0, times, note)
 
 
 def gestures(setting: Setting) -> list[Row]:

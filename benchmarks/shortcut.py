@@ -16,8 +16,8 @@ from typing import Final
 
 import cv2
 import numpy as np
-from scipy.stats import binomtest
 
+from benchmarks.gate import share
 from cxrdemo.examples import Example, draw_example
 from cxrdemo.labels import FINDING_KEYS
 from cxrdemo.lesions import MASS
@@ -108,11 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for mode in ALL_MASKINGS:
         open_to = [trial for trial in found if mode not in trial.before]
         fooled = sum(mode in trial.called for trial in open_to)
-        interval = binomtest(fooled, len(open_to)).proportion_ci(0.95, method="exact")
-        print(
-            f"{mode}: newly called in {fooled} of {len(open_to)}, "
-            f"{fooled / len(open_to):.3f} ({interval.low:.3f} to {interval.high:.3f})"
-        )
+        print(f"{mode}: newly called in {share(fooled, len(open_to))}")
     shortcuts = [trial for trial in found if trial.is_shortcut]
     print(f"whole image alone fooled: {len(shortcuts)} of {len(found)}")
     for trial in sorted(shortcuts, key=lambda trial: trial.whole, reverse=True)[:5]:

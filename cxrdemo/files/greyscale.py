@@ -62,7 +62,6 @@ def raster_to_grey(
             grey = np.where(alpha > 0, grey, grey.dtype.type(0))
         return _over_black(_range_to_unit(grey, journal), alpha, journal), 0.0
     low, high = _ends_of_colours(samples, journal)
-
     grey, colourfulness = _luma(
         samples.shape[:2], lambda rows: _between(samples[rows, :, :3], low, high), journal
     )
@@ -135,8 +134,9 @@ def _ends_of_colours(samples: NDArray[Any], journal: Journal) -> tuple[int, int]
 
 def _between(samples: NDArray[Any], low: int, high: int) -> Grey:
     """Samples as their place between two values, 0..1."""
-    above = np.subtract(samples, np.float32(low), dtype=np.float32)
-    return cast(Grey, np.clip(above / np.float32(high - low), 0, 1))
+    place: Grey = np.subtract(samples, np.float32(low), dtype=np.float32)
+    place /= np.float32(high - low)
+    return np.clip(place, 0, 1, out=place)
 
 
 def _stretched(samples: NDArray[Any], low: float, high: float, journal: Journal) -> Grey:

@@ -48,11 +48,8 @@ def note(text: str, *, is_error: bool = False) -> str:
     """One line of status, or the reason why something failed."""
     words = escape(text)
     # The line may be too narrow for all of it; of an error the rest is scrolled to, by keys too.
-    if is_error:
-        return (
-            f'<p class="cxr-status cxr-error" role="alert" title="{words}" tabindex="0">{words}</p>'
-        )
-    return f'<p class="cxr-status" role="status" title="{words}">{words}</p>'
+    kind, more = (" cxr-error", 'role="alert" tabindex="0"') if is_error else ("", 'role="status"')
+    return f'<p class="cxr-status{kind}" {more} title="{words}">{words}</p>'
 
 
 def ahead(count: int) -> str:

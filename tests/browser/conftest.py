@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -98,3 +98,21 @@ def tab(watched: Watched) -> Any:
     tab = watched.open()
     upload(tab, DICOM.read_bytes())
     return tab
+
+
+@pytest.fixture
+def look() -> Iterator[Callable[[Any, str], None]]:
+    """Has axe look at a tab in a state; the test fails in the end by all that it found."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is missing"
+    ).Axe()
+    found = []
+
+    def look(tab: Any, state: str) -> None:
+        sync_api.expect(tab.locator("p.loading:visible")).to_have_count(0)
+        for violation in axe.run(tab).response["violations"]:
+            nodes = [node["html"][:200] for node in violation["nodes"]]
+            found.append((state, violation["id"], nodes))
+
+    yield look
+    assert found == [], found

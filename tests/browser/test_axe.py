@@ -1,30 +1,12 @@
 """The page for those who hear it: axe finds nothing to complain about."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from browser.tabs import DESKTOP, DICOM, PHONE, Watched, choose, inverted_png, settle, upload
-
-
-@pytest.fixture
-def look() -> Iterator[Callable[[Any, str], None]]:
-    """Has axe look at a tab in a state; the test fails in the end by all that it found."""
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="axe is missing"
-    ).Axe()
-    found = []
-
-    def look(tab: Any, state: str) -> None:
-        expect(tab.locator("p.loading:visible")).to_have_count(0)
-        for violation in axe.run(tab).response["violations"]:
-            nodes = [node["html"][:200] for node in violation["nodes"]]
-            found.append((state, violation["id"], nodes))
-
-    yield look
-    assert found == [], found
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
