@@ -601,6 +601,7 @@ def test_a_viewer_that_was_cut_off_is_told_whether_its_image_is_still_here(visit
     for detail in ({"study": "another"}, {}):
         (answer,) = visit.still_there(detail)
         assert (answer.payload["gone"], answer.payload["failed"]) == (True, True)
+        assert answer.status is None, "the image may have been cleared meanwhile"
     visit.end()
     (answer,) = visit.still_there({"study": study})
     assert answer.payload["reason"] == GONE

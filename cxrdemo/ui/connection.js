@@ -78,30 +78,31 @@
   }
 
   // A stream of answers. A server closes it once it owes nothing, and Gradio (6.31) would not read the
-  // answer to what was asked in that moment: the next stream follows on. Where it breaks off, what is
-  // owed ends: with outputs that change nothing.
+  // answer to what was asked in that moment: the next stream follows on. Where it ends otherwise, broken
+  // off or with a word of a server that stops or knows nothing of this tab, what is owed ends: with
+  // outputs that change nothing. However it ends, Gradio must be told, or it asks for no other stream.
   async function* answers(answer, nextAnswer, root) {
     const encoder = new TextEncoder();
-    for (;;) {
-      let isClosed = false;
+    let isClosed = true;
+    while (isClosed) {
+      isClosed = false;
+      let isBroken = false;
       for await (const lines of linesOf(answer)) {
         const kept = lines.filter((line) => {
           const [, told] = /^data:.*"msg": ?"(process_completed|unexpected_error|close_stream)"/.exec(line) ?? [];
           if (told === "close_stream") return !(isClosed = true);
           const { event_id: event } = told ? JSON.parse(line.slice(5)) : {};
           if (event && !owed.delete(event) && joining) answered.add(event);
-          if (told && !event) owed.clear();
-          return true;
+          return !told || event || !(isBroken = true);
         });
         tellOwed();
         yield encoder.encode(kept.map((line) => `${line}\n`).join(""));
+        if (isBroken) break;
       }
-      if (!isClosed) break;
-      if (!owed.size && !joining) return yield encoder.encode(said({ msg: "close_stream" }));
+      if (!isClosed || (!owed.size && !joining)) break;
       answer = await nextAnswer();
     }
-    if (!owed.size) return;
-    untilBack(root);
+    if (owed.size) untilBack(root);
     const messages = [...owed].map(([event_id, asked]) => {
       const data = (asked?.outputs ?? []).map(() => ({ __type__: "update" }));
       return { msg: "process_completed", event_id, success: true, output: { data, is_generating: false } };
@@ -135,6 +136,8 @@
       }
     } catch (error) {
       if (error.name === "AbortError") throw error; // Gradio itself has closed it
+    } finally {
+      reader.cancel().catch(() => {}); // of what broke off there is nothing to cancel
     }
   }
 

@@ -422,10 +422,13 @@ class Visit:
             yield Shown(payload(**(part | {"study": session.study})))
 
     def still_there(self, detail: Detail) -> Iterator[Shown]:
-        """Says so if the image that the viewer shows is not here: asked after a lost connection."""
+        """Says so if the image that the viewer shows is not here: asked after a lost connection.
+
+        In the viewer alone, which may have been cleared since: the status is of what came last.
+        """
         session = self.session
         if session is None or session.study != detail.get("study"):
-            yield _gone()
+            yield replace(_gone(), status=None)
 
     # ---- Ends ------------------------------------------------------------------------------------
 

@@ -231,6 +231,47 @@ def test_what_is_asked_while_a_stream_ends_is_answered(watched: Watched) -> None
     assert not tab.evaluate("window.wasLost")
 
 
+ENDS_ODDLY = """{
+  // After the last word on what was asked: nothing more, or that of a server which is being stopped.
+  const fetchNow = window.fetch.bind(window), isSaid = /data:[^\\n]*process_completed[^\\n]*\\n\\n/;
+  window.fetch = async (input, init) => {
+    const answer = await fetchNow(input, init);
+    const address = String(input instanceof Request ? input.url : input);
+    if (!address.includes("queue/data")) return answer;
+    const reader = answer.body.getReader();
+    const odd = new ReadableStream({
+      async pull(controller) {
+        const { done, value } = await reader.read();
+        if (done) return controller.close();
+        const text = new TextDecoder("latin1").decode(value);
+        const said = window.lastWord === undefined ? null : isSaid.exec(text);
+        if (!said) return controller.enqueue(value);
+        controller.enqueue(value.slice(0, said.index + said[0].length));
+        controller.enqueue(new TextEncoder().encode(window.lastWord));
+        delete window.lastWord;
+        controller.close();
+      },
+    });
+    return new Response(odd, { status: answer.status, headers: answer.headers });
+  };
+}"""
+STOPPED = 'data: {"msg":"unexpected_error","message":"Server stopped unexpectedly.","success":false}\n\n'
+
+
+@pytest.mark.parametrize("last_word", ["", STOPPED], ids=["broken", "stopped"])
+def test_what_is_asked_after_a_stream_that_ended_oddly_is_answered(
+    watched: Watched, last_word: str
+) -> None:
+    tab = watched.open(script=ENDS_ODDLY)
+    upload(tab, phantom_png(1))
+    tab.evaluate("word => { window.lastWord = word; }", last_word)
+    tab.get_by_text("Clear", exact=True).click()
+    tab.wait_for_function("window.lastWord === undefined")
+    expect(tab.locator(".cxv[data-empty]")).to_have_count(1)
+    upload(tab, phantom_png(1))
+    expect(tab.locator(".toast-body")).to_have_count(0)
+
+
 LATE_NAMES = """{
   // What was asked is answered before the page knows the name of its event.
   const fetchNow = window.fetch.bind(window);

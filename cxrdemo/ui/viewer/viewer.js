@@ -52,6 +52,7 @@ let turns = 0;
 async function receive() {
   if (!props.value) return;
   const [{ case: archive, ...sent }] = props.value;
+  if (sent.gone && !data) return; // asked about an image that was cleared meanwhile
   if (sent.gone) link = "gone";
   if (sent.fine) return receiveFine(sent);
   const turn = ++turns;
