@@ -232,7 +232,7 @@ def test_what_is_asked_while_a_stream_ends_is_answered(watched: Watched) -> None
 
 
 ENDS_ODDLY = """{
-  // After the last word on what was asked: nothing more, or that of a server which is being stopped.
+  // After the last word on what was asked: nothing more, or that of a server being stopped.
   const fetchNow = window.fetch.bind(window), isSaid = /data:[^\\n]*process_completed[^\\n]*\\n\\n/;
   window.fetch = async (input, init) => {
     const answer = await fetchNow(input, init);
@@ -255,7 +255,7 @@ ENDS_ODDLY = """{
     return new Response(odd, { status: answer.status, headers: answer.headers });
   };
 }"""
-STOPPED = 'data: {"msg":"unexpected_error","message":"Server stopped unexpectedly.","success":false}\n\n'
+STOPPED = 'data: {"msg":"unexpected_error","message":"Server stopped.","success":false}\n\n'
 
 
 @pytest.mark.parametrize("last_word", ["", STOPPED], ids=["broken", "stopped"])
