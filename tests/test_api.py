@@ -170,11 +170,35 @@ def test_a_wrong_argument_by_name_is_told_in_words(
     assert answer.json()["detail"].endswith("/gradio_api/info lists them all.")
 
 
-def test_an_event_that_the_page_does_not_have_is_told_in_words(server: Server) -> None:
+@pytest.mark.parametrize("door", ["queue/join", "run/explain"])
+def test_an_event_that_the_page_does_not_have_is_told_in_words(server: Server, door: str) -> None:
     body = {"data": [], "fn_index": 9999, "session_hash": "a"}
-    answer = httpx.post(f"{server.api}/queue/join", json=body)
+    answer = httpx.post(f"{server.api}/{door}", json=body)
     assert answer.status_code == 404
     assert "Load it anew" in answer.json()["detail"]
+
+
+NO_BODIES = [
+    pytest.param("text/plain", b"\xff SECRET", id="bytes"),
+    pytest.param("application/json", b'{"data": ["SECRET \xff', id="not UTF-8"),
+    pytest.param("application/json", b'{"data": ["SECRET"', id="broken"),
+    pytest.param("application/json", b'{"data": "SECRET", "fn_index": NaN}', id="NaN"),
+    pytest.param("application/json", b'{"\\ud800": "SECRET", "data": 7}', id="half a character"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), NO_BODIES)
+@pytest.mark.parametrize("door", ["queue/join", "call/explain", "run/explain", "cancel", "reset"])
+def test_what_is_no_question_is_refused_in_words_and_never_logged(
+    server: Server, capfd: pytest.CaptureFixture[str], door: str, kind: str, body: bytes
+) -> None:
+    answer = httpx.post(f"{server.api}/{door}", content=body, headers={"content-type": kind})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["detail"]
+    assert "SECRET" not in answer.text
+    logged = "".join(capfd.readouterr())
+    assert "SECRET" not in logged
+    assert "Traceback" not in logged
 
 
 @pytest.mark.parametrize(

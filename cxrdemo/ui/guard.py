@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,6 +55,9 @@ _ARGUMENT: Final = re.compile(
 )
 """What Gradio raises, and answers with 500 and no word, where `call/v2` has a wrong argument."""
 
+_EVENTS: Final = re.compile(r"/gradio_api/(?:queue/join|(?:run|api)/[^/]+/?)$")
+"""Doors behind which an event is named by its number."""
+
 _HEARTBEAT: Final = re.compile(r"/gradio_api/heartbeat/(?P<key>[^/]+)$")
 """An answer that lasts as long as the tab is open, and its connection."""
 
@@ -65,6 +70,17 @@ class Tabs(Protocol):
 
     def closed(self, key: str) -> None:
         """A tab's heartbeat has ended."""
+
+
+async def refuse_body(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Says where a question is not what its endpoint takes.
+
+    Not what was sent instead, as FastAPI would: no JSON holds each of it, bytes or NaN, and in the
+    log nobody should read it.
+    """
+    places = [".".join(map(str, each["loc"])) + f": {each['msg']}" for each in error.errors()]
+    words = f"{'; '.join(places)}. /gradio_api/info describes what is taken."
+    return JSONResponse({"detail": words.encode("ascii", "replace").decode()}, 422)
 
 
 class Guard:
@@ -147,6 +163,6 @@ def _in_words(path: str, error: TypeError | KeyError) -> JSONResponse | None:
     if argument and "/gradio_api/call/v2/" in path:
         return JSONResponse({"detail": f"{argument[0]}. /gradio_api/info lists them all."}, 422)
     # The number of an event: of a page from before the server was started anew, say.
-    if path.endswith("/gradio_api/queue/join") and isinstance(error.args[0], int):
+    if _EVENTS.search(path) and isinstance(error.args[0], int):
         return JSONResponse({"detail": "The page has no such event. Load it anew."}, 404)
     return None

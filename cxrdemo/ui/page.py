@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
@@ -20,7 +21,7 @@ from cxrdemo.ui import table as table_sheets
 from cxrdemo.ui import viewer as viewer_sheets
 from cxrdemo.ui.api import ENDPOINTS, add_endpoints
 from cxrdemo.ui.batch import Batch
-from cxrdemo.ui.guard import Guard
+from cxrdemo.ui.guard import Guard, refuse_body
 from cxrdemo.ui.line import MAX_WAITING
 from cxrdemo.ui.models import Models
 from cxrdemo.ui.uploads import as_paths, keep_files_private
@@ -294,7 +295,10 @@ def launch_options(
         "auth": None if password is None else (USER, password),
         "auth_message": f"The user name is {USER}.",
         "mcp_server": mcp,
-        "app_kwargs": {"middleware": [Middleware(Guard, public=ENDPOINTS, tabs=visits)]},
+        "app_kwargs": {
+            "middleware": [Middleware(Guard, public=ENDPOINTS, tabs=visits)],
+            "exception_handlers": {RequestValidationError: refuse_body},
+        },
         "theme": gr.themes.Base(
             primary_hue="sky",
             neutral_hue="zinc",
