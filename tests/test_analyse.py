@@ -370,9 +370,9 @@ def test_an_end_at_any_moment_of_writing_leaves_what_the_next_run_replaces(
             return move(path, target)
 
         moves = 0
-        monkeypatch.setattr(Path, "replace", end)
-        assert analyse(image, "--out", out, "--force") == 130
-        monkeypatch.undo()
+        with monkeypatch.context() as ending:
+            ending.setattr(Path, "replace", end)
+            assert analyse(image, "--out", out, "--force") == 130
         assert set(names_in(out)) <= set(whole)
         assert last == 1 or "error" in read(out / "a.png.json"), "not taken for finished"
         assert analyse(image, "--out", out) == 0
