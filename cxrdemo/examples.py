@@ -44,11 +44,13 @@ class Example:
         diameter: Of the lesion, as a fraction of the lungs' height.
         centre: (x, y) of the lesion, as shares of the image's width and height.
         contrast: Share of the way from the local grey level to white.
+        story: What is drawn, and what the bundled weights make of it.
     """
 
     name: str
     seed: int
     side_px: int
+    story: str
     lesion: str | None = None
     diameter: float = 0.0
     centre: tuple[float, float] = (0.0, 0.0)
@@ -56,12 +58,18 @@ class Example:
 
 
 EXAMPLES: Final = (
-    Example("synthetic-normal.png", seed=2, side_px=768),
+    Example(
+        "synthetic-normal.png",
+        seed=2,
+        side_px=768,
+        story="Nothing is drawn into the lungs; nothing stands out in the whole image.",
+    ),
     # Uncompressed, as any viewer reads it, and therefore smaller.
     Example(
         "synthetic-nodule.dcm",
         seed=42,
         side_px=576,
+        story="Loose and tight call the nodule; whole image, not shown to know any, calls a mass.",
         lesion="nodule",
         diameter=0.11,
         centre=(0.32, 0.47),
@@ -70,6 +78,7 @@ EXAMPLES: Final = (
         "synthetic-mass.jpg",
         seed=7,
         side_px=768,
+        story="All three maskings call the drawn mass; the less they keep, the surer.",
         lesion="mass",
         diameter=0.22,
         centre=(0.68, 0.5),
@@ -78,6 +87,7 @@ EXAMPLES: Final = (
         "synthetic-shortcut.jpg",
         seed=134,
         side_px=768,
+        story="Whole image takes the disc beside the lungs for a mass; loose and tight do not.",
         lesion="mass",
         diameter=0.23,
         centre=(0.88, 0.09),

@@ -86,6 +86,7 @@ def called(analysis: Analysis, mode: MaskingMode, key: str) -> bool | None:
 def test_nothing_is_made_of_the_example_without_a_lesion(bundled_pipeline: Pipeline) -> None:
     analysis = bundled_pipeline.analyse(read_radiograph(FOLDER / EXAMPLES[0].name))
     assert analysis.doubts == ()
+    assert not any(called(analysis, MaskingMode.NONE, key) for key in FINDING_KEYS)
     for mode in ALL_MASKINGS:
         found = analysis.readings[mode].findings
         probabilities = dict(zip(found.labels, found.probabilities, strict=True))
@@ -116,6 +117,15 @@ def test_what_is_planted_in_an_example_is_called_where_it_is_seen(
         assert place.hottest_in_lungs is (example != SHORTCUT)
         cell = example.side_px / reading.saliency[index].grid.shape[0]
         assert np.abs(np.array(place.hottest) - planted).max() <= cell
+    # What the examples' stories tell besides.
+    whole = analysis.readings[MaskingMode.NONE]
+    if key == "Nodule":
+        assert called(analysis, MaskingMode.NONE, "Mass") is True
+        place = whole.places[FINDING_KEYS.index("Mass")]
+        assert np.abs(np.array(place.hottest) - planted).max() <= cell
+    elif example != SHORTCUT:
+        scores = [analysis.readings[mode].findings.probabilities[index] for mode in ALL_MASKINGS]
+        assert scores == sorted(scores)
 
 
 def test_the_shortcut_is_what_fools_the_whole_image(bundled_pipeline: Pipeline) -> None:

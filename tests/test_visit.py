@@ -145,8 +145,9 @@ def test_example_is_marked_as_synthetic_wherever_it_is_shown(visit: Visit) -> No
         answer = list(visit.open_example(example))
         assert payloads(iter(answer))[0]["synthetic"] is True
         last = next(shown for shown in answer if shown.details)
-        assert "SYNTHETIC" in last.status
+        assert f"SYNTHETIC example · {example.story}" in last.status
         assert "SYNTHETIC" in last.details
+        assert example.story in last.details
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100, b"\x89PNG\r\n\x1a\nbroken"])

@@ -64,14 +64,12 @@ def status(analysis: Analysis | None) -> str:
     source = analysis.radiograph.source
     height, width = analysis.radiograph.hw
     parts = [f"{source.kind}, {width} x {height} px", f"{sum(analysis.seconds.values()):.1f} s"]
-    if source.synthetic:
-        parts.insert(0, f"{SYNTHETIC} example")
     remarks = [warning for warning in analysis.warnings if warning != PHANTOM]
-    if remarks:
-        parts.append(
-            remarks[0] if len(remarks) == 1 else f"{remarks[0]} And {len(remarks) - 1} more below."
-        )
-    return note(" · ".join(parts))
+    if len(remarks) > 1:
+        remarks = [f"{remarks[0]} And {len(remarks) - 1} more below."]
+    if source.synthetic:  # the first remark is its story, which is more than its format
+        return note(" · ".join([f"{SYNTHETIC} example", *remarks, *parts]))
+    return note(" · ".join([*parts, *remarks]))
 
 
 def how_read(analysis: Analysis) -> str:

@@ -693,7 +693,9 @@ def in_words(error: Exception) -> str:
 def _read_example(example: Example) -> Radiograph:
     radiograph = read_radiograph(_EXAMPLES / example.name)
     source = radiograph.source
-    marked = replace(source, warnings=(panels.PHANTOM, *source.warnings), synthetic=True)
+    marked = replace(
+        source, warnings=(panels.PHANTOM, example.story, *source.warnings), synthetic=True
+    )
     return replace(radiograph, source=marked)
 
 

@@ -37,6 +37,7 @@ def test_axe_finds_nothing_to_complain_about(
         pytest.param(
             {"viewport": {"width": 720, "height": 450}, "device_scale_factor": 2}, id="200 %"
         ),
+        pytest.param(DESKTOP | {"forced_colors": "active"}, id="forced colours"),
     ],
 )
 def test_axe_finds_nothing_in_any_layout(

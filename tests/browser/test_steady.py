@@ -20,7 +20,7 @@ new PerformanceObserver((list) => {
     // second line in the room it has.
     if (!entry.hadRecentInput) {
       const moved = entry.sources.map(({ node }) => `${node?.className ?? node?.nodeName}`);
-      shifts.push(...moved.filter((name) => !name.includes("cxr-error")));
+      shifts.push(...moved.filter((name) => !name.includes("cxr-status")));
     }
   }
 }).observe({ type: "layout-shift", buffered: true });

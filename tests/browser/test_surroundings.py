@@ -31,6 +31,9 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_in_forced_colours_bars_thresholds_and_choices_are_seen(tab: Any) -> None:
     tab.emulate_media(forced_colors="active")
+    for text in ("h1", ".cxr-badge", ".cxr-status", ".cxv-row b", ".cxv-main button[data-mode]"):
+        levels = seen(tab, tab.locator(text).first)[3:-3, 3:-3].reshape(-1, 3)
+        assert apart(levels.min(axis=0), levels.max(axis=0)) >= 7, text
     rows = tab.locator(".cxv-row[role=radio]")
     for row in rows.all():
         track = row.locator(".cxv-track")
