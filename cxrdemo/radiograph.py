@@ -50,7 +50,8 @@ class Source:
             for before any inversion; None where colours or a curve lie between.
         inverted: Whether dark and bright changed places after that.
         sides: Whether the header says where the patient's right is, or the usual view is assumed.
-        windows: Of a DICOM header: explanation or "", centre and width; the first is applied.
+        windows: Of a DICOM header: explanation or "", centre and width of those that can be
+            used; the first that shows anything is applied.
         synthetic: Whether the image was drawn, or something was drawn into it.
     """
 

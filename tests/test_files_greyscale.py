@@ -5,7 +5,9 @@ import pytest
 from dicoms import build, dataset, lut_item, ramp
 from dicoms import to_bytes as dicom_bytes
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.tag import Tag
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     RLELossless,
@@ -287,7 +289,31 @@ def test_window_without_width_is_ignored_with_a_warning(window: Any) -> None:
     pixels = ramp(0, 4095)
     radiograph = read_radiograph(build(pixels, window=window))
     close(radiograph.pixels, pixels / 4095, 1e-6)
-    assert radiograph.source.warnings == ("The header's window has no width; it was ignored.",)
+    assert radiograph.source.warnings == ("A window of the header has no width; it was ignored.",)
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (("NaN", "4096"), "could not be understood"),
+        (("2048", "x"), "could not be understood"),
+        (("2048", "0"), "has no width"),
+        (("-5000", "300"), "lies beside all pixel values"),
+    ],
+)
+def test_the_first_window_of_use_is_taken_and_the_others_are_told(
+    first: tuple[str, str], told: str
+) -> None:
+    pixels = ramp(0, 4095)
+    ds = dataset(pixels)
+    for name, value in zip(("WindowCenter", "WindowWidth"), first, strict=True):
+        other = {"WindowCenter": "1024", "WindowWidth": "2048"}[name]
+        text = f"{value}\\{other}"
+        ds[name] = RawDataElement(Tag(name), "DS", len(text), text.encode(), 0, False, True)
+    radiograph = read_radiograph(dicom_bytes(ds))
+    close(radiograph.pixels, np.clip((pixels - 1023.5) / 2047 + 0.5, 0, 1), 1e-6)
+    assert [told in warning for warning in radiograph.source.warnings] == [True]
+    assert radiograph.source.windows[-1] == ("", 1024.0, 2048.0)
 
 
 def test_empty_elements_are_as_absent() -> None:

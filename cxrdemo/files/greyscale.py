@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.files.header import PALETTE, Header, Table, palette_table
+from cxrdemo.files.header import PALETTE, Header, Table, palette_table, windows_of
 from cxrdemo.files.journal import Journal
 from cxrdemo.files.stored import Stored
 
@@ -357,21 +357,21 @@ def _apply_modality(values: NDArray[np.int64], header: Header) -> NDArray[np.flo
 def _apply_voi(
     values: NDArray[np.float64], valid: NDArray[np.bool_], header: Header, bits: int
 ) -> NDArray[np.float64]:
-    """Values of interest in 0..1: by the first table, else the first window, else min-max."""
+    """Values of interest in 0..1: by the first table, else the first window of use, or min-max."""
     journal = header.journal
     if header.has("VOILUTSequence"):
         return _apply_voi_table(values, header)
-    window = _window(header)
-    if window is not None:
-        centre, width, function = window
+    windows = windows_of(header)
+    for number, (_, centre, width) in enumerate(windows, 1):
+        function = _function(header, width)
         unit = windowed(values, centre, width, function)
         seen = values[valid] if valid.any() else values
         if seen.min() == seen.max() or np.ptp(unit[valid]) > 0:
-            count = len(header.numbers("WindowCenter"))
             journal.window = _ends(centre, width, function)
-            journal.did(f"Window centre {centre:g}, width {width:g} ({function}){_first_of(count)}")
+            which = _which_of(len(windows), number)
+            journal.did(f"Window centre {centre:g}, width {width:g} ({function}){which}")
             return unit
-        journal.remark("The header's window lies beside all pixel values; it was ignored.")
+        journal.remark("A window of the header lies beside all pixel values; it was ignored.")
     if not valid.any():
         return np.zeros(values.shape)
     low, high, told = _range(float(values[valid].min()), float(values[valid].max()), header, bits)
@@ -413,30 +413,22 @@ def _apply_voi_table(values: NDArray[np.float64], header: Header) -> NDArray[np.
             f"The VOI lookup table is said to have entries of {table.bits} bits, but they use"
             f" {bits}; it was scaled by what they use."
         )
-    header.journal.did(f"Applied the VOI lookup table of {bits} bits{_first_of(len(tables))}")
+    header.journal.did(f"Applied the VOI lookup table of {bits} bits{_which_of(len(tables))}")
     unit: NDArray[np.float64] = table.entries[_index(table, values)] / (2**bits - 1)
     return unit
 
 
-def _window(header: Header) -> tuple[float, float, str] | None:
-    """Centre, width and function of the first window that can be used."""
+def _function(header: Header, width: float) -> str:
+    """What the header's windows are, LINEAR, LINEAR_EXACT or SIGMOID, as far as `width` allows."""
     remark = header.journal.remark
-    centre, width = header.number("WindowCenter"), header.number("WindowWidth")
     function = header.code("VOILUTFunction") or "LINEAR"
-    if (centre is None) != (width is None):
-        remark("The header states half a window; it was ignored.")
-    if centre is None or width is None:
-        return None
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         remark("The header's VOI function is unknown; the window is taken as LINEAR.")
         function = "LINEAR"
-    if width <= 0:
-        remark("The header's window has no width; it was ignored.")
-        return None
     if width < 1 and function == "LINEAR":
         remark("The header's window is narrower than LINEAR allows; it is taken as LINEAR_EXACT.")
         function = "LINEAR_EXACT"
-    return centre, width, function
+    return function
 
 
 def _ends(centre: float, width: float, function: str) -> tuple[float, float] | None:
@@ -448,8 +440,8 @@ def _ends(centre: float, width: float, function: str) -> tuple[float, float] | N
     return centre - width / 2, centre + width / 2
 
 
-def _first_of(count: int) -> str:
-    return f", first of {count}" if count > 1 else ""
+def _which_of(count: int, number: int = 1) -> str:
+    return f", {'first' if number == 1 else f'number {number}'} of {count}" if count > 1 else ""
 
 
 def windowed(

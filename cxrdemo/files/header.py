@@ -153,6 +153,16 @@ class Header:
 
     def numbers(self, keyword: str) -> list[float]:
         """The numbers of an element; empty if it is absent or is not understood, which is told."""
+        found = self.understood(keyword)
+        if not np.isfinite(found).all():
+            self.journal.remark(
+                f"The header's {_name(keyword)} could not be understood; it was ignored."
+            )
+            return []
+        return found
+
+    def understood(self, keyword: str) -> list[float]:
+        """The numbers of an element; NaN or infinity for each that is not understood."""
         found = []
         for value in self._values.get(keyword) or []:
             text = str(value).replace("\0", "").strip()
@@ -166,11 +176,6 @@ class Header:
                 found.append(float(text))
             except ValueError:
                 found.append(np.nan)
-        if not np.isfinite(found).all():
-            self.journal.remark(
-                f"The header's {_name(keyword)} could not be understood; it was ignored."
-            )
-            return []
         return found
 
     def number(self, keyword: str) -> float | None:
@@ -447,14 +452,30 @@ def _view_in_words(meaning: str) -> View | None:
 
 
 def windows_of(header: Header) -> tuple[tuple[str, float, float], ...]:
-    """All windows of the header: explanation, centre and width; only codes are passed on."""
-    centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
+    """The header's windows that can be used: explanation, centre and width; the others are told.
+
+    Of the explanations only codes are passed on.
+    """
+    remark = header.journal.remark
+    centres, widths = header.understood("WindowCenter"), header.understood("WindowWidth")
+    if not (centres and widths):
+        if centres or widths:
+            remark("The header states half a window; it was ignored.")
+        return ()
     words = [str(text).strip() for text in header.value("WindowCenterWidthExplanation") or []]
     words = [text if re.fullmatch("[A-Z0-9_ ]{1,16}", text) else "" for text in words]
     words += [""] * len(centres)
-    return tuple(
-        (text, centre, width) for text, centre, width in zip(words, centres, widths, strict=False)
-    )
+    found = []
+    for text, centre, width in zip(words, centres, widths, strict=False):
+        if not np.isfinite((centre, width)).all():
+            remark("A window of the header could not be understood; it was ignored.")
+        elif width <= 0:
+            remark("A window of the header has no width; it was ignored.")
+        else:
+            found.append((text, centre, width))
+    if len(centres) != len(widths):
+        remark("The header states half a window; it was ignored.")
+    return tuple(found)
 
 
 def orientation_of(header: Header) -> list[str]:

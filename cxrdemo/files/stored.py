@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrdemo.files.header import Header
+from cxrdemo.files.header import Header, windows_of
 
 _SAMPLED_ROWS: Final = 512
 _SMOOTHER: Final = 0.8
@@ -158,10 +158,11 @@ def _wraps(values: NDArray[np.int64], bits: int) -> int:
 
 
 def _window(header: Header) -> tuple[float, float] | None:
-    """The ends of the first window, in stored values."""
-    centre, width = header.number("WindowCenter"), header.number("WindowWidth")
-    if centre is None or width is None or width <= 0 or header.has("ModalityLUTSequence"):
+    """The ends of the first window that can be used, in stored values."""
+    windows = windows_of(header)
+    if not windows or header.has("ModalityLUTSequence"):
         return None
+    _, centre, width = windows[0]
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     ends = sorted(
         (end - (intercept or 0.0)) / (slope or 1.0)
