@@ -215,6 +215,8 @@ def numbers_of(payload: dict[str, Any]) -> Numbers:
 
 def ask_image(site: Site, visitor: Visitor, which: int) -> dict[str, bool]:
     """An image, and then its loose masking at another margin."""
+    with site.visits.of(visitor.session) as visit:
+        list(visit.clear())  # the margin of the image before would stay
     payload = open_image(site, visitor, which)
     right = {"image": same(numbers_of(payload), site.alone[which])}
     detail = {"study": payload["study"], "margin": MARGIN}
