@@ -85,6 +85,21 @@ def test_on_a_phone_the_film_stays_while_the_findings_scroll(watched: Watched) -
     assert on_top == "cxv-film"
 
 
+def test_on_a_phone_on_its_side_film_and_findings_are_seen_together(watched: Watched) -> None:
+    tab = watched.open(PHONE | {"viewport": {"width": 844, "height": 390}})
+    upload(tab, phantom_png(1))
+    film, row, bar = (
+        tab.locator(part).first.bounding_box() for part in (".cxv-film", ".cxv-row", ".cxv-main")
+    )
+    assert 0 <= film["y"] < film["y"] + film["height"] <= bar["y"], "all of it at the first look"
+    assert film["height"] > bar["y"] / 2
+    assert row["y"] + row["height"] <= bar["y"]
+    assert row["x"] > film["x"] + film["width"]
+    tab.evaluate("(down) => window.scrollBy(0, down)", film["y"] + 40)
+    assert tab.locator(".cxv-panes").bounding_box()["y"] == 0, "it stays"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 844
+
+
 def test_on_a_phone_nothing_is_covered_and_an_error_is_in_sight(watched: Watched) -> None:
     tab = watched.open(PHONE)
     upload(tab, phantom_png(1))
