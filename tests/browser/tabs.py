@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import gradio as gr
 import numpy as np
+from patience import until
 from playwright.sync_api import expect
 
 from cxrdemo import ui
@@ -131,12 +132,8 @@ def film(tab: Any, pane: int = 0) -> np.ndarray:
 
 
 def expect_drawn(tab: Any, expected: str) -> None:
-    """A pane's size may take some frames to settle when a bar goes."""
-    for _ in range(50):
-        if drawn(tab) == expected:
-            return
-        tab.wait_for_timeout(50)
-    raise AssertionError("the first pane does not show what it showed before")
+    """Not at once: a finger's tap is told late, and a size takes some frames to settle."""
+    assert until(lambda: drawn(tab) == expected), "the first pane does not show what it showed"
 
 
 def settle(tab: Any) -> None:

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from browser.tabs import PHONE, Watched, choose, drawn, phantom_png, upload
+from browser.tabs import PHONE, Watched, choose, drawn, expect_drawn, phantom_png, upload
 
 
 def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> None:
@@ -43,11 +43,11 @@ def test_a_phone_needs_no_scrolling_sideways_and_pinches(watched: Watched) -> No
     held = drawn(tab)
     finger("touchEnd")
     assert held != shown
-    assert drawn(tab) == shown
+    expect_drawn(tab, shown)
     tab.locator("[data-do=sheet]").tap()
     tab.locator(".cxv-more summary").tap()
     tab.locator("[data-do=reset]").tap()
-    assert drawn(tab) == before
+    expect_drawn(tab, before)
     for layout in ("compare", "grid", "pair"):
         tab.locator(f"button[data-layout={layout}]").tap()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
