@@ -296,6 +296,7 @@ def test_answers_that_come_all_at_once_are_all_shown(watched: Watched) -> None:
     tab.get_by_role("tab", name="Batch").click()
     file = {"name": "a.png", "mimeType": "image/png", "buffer": phantom_png(2)}
     tab.locator(".cxr-list-drop input[type=file]").set_input_files([file])
+    expect(tab.locator(".cxb tr[data-state=waiting]")).to_have_count(1)  # sent, and in the list
     tab.get_by_role("button", name="Read all").click()
     expect(tab.locator(".cxb tr[data-state=read]")).to_have_count(1)
     tab.locator(".cxb tbody tr button").first.click()
