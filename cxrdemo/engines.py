@@ -35,8 +35,9 @@ _LIBRARIES: Final = ("openvino", "torch", "torchvision", "timm", "segment-anythi
 
 _PRECISION_HINTS: Final[Mapping[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
-_converting: Final = threading.Lock()
-"""The tracer serves one thread."""
+_compiling: Final = threading.Lock()
+"""The tracer serves one thread. And OpenVINO 2026.4 sets the process's locale while it compiles,
+and then back: of two at once the later would bring back the other's, and leave ASCII for ever."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,21 +98,21 @@ def compile_part(
     libraries = "-".join(f"{name}{version(name)}" for name in _LIBRARIES)
     sizes = "-".join("x".join("n" if n == ANY_LENGTH else str(n) for n in s) for s in shapes)
     path = folder / f"{key}-{sizes}-{libraries}.xml"
-    with _converting:
+    with _compiling:
         if not path.exists():
             _log.info("Converting %s for OpenVINO, once", key)
             _convert(_Traced(part, network), shapes, path)
-    compiled: Any = _core().compile_model(
-        path,
-        "CPU",
-        {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
-            # OpenVINO 2026.4 takes what it compiled for one precision for another, and crashes.
-            "CACHE_DIR": str(folder / precision),
-        },
-    )
+        compiled: Any = _core().compile_model(
+            path,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
+                # OpenVINO 2026.4 takes what it compiled for one precision for another, and crashes.
+                "CACHE_DIR": str(folder / precision),
+            },
+        )
 
     def run(*inputs: Tensor) -> Any:
         # OpenVINO would copy what lies otherwise, with one thread.

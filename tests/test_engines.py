@@ -1,8 +1,10 @@
 import csv
 import json
+import locale
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -136,6 +138,24 @@ def test_a_compiled_part_computes_the_same_and_is_converted_once(
     monkeypatch.setattr(engines, "_convert", lambda *_: pytest.fail("converted again"))
     again = compile_part(network, network, shapes=[(1, 3, 64, 64)], key="tiny", folder=tmp_path)
     torch.testing.assert_close(again(image), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_openvino
+def test_parts_compiled_at_once_leave_the_process_its_locale(tmp_path: Path) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    networks = [TinyEncoder().eval().requires_grad_(False) for _ in range(4)]
+
+    def compiled(number: int) -> None:
+        network = networks[number % 4]
+        key = f"tiny-{number % 4}"
+        compile_part(network, network, shapes=[(1, 3, 64, 64)], key=key, folder=tmp_path)
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(compiled, range(40)))
+        assert locale.setlocale(locale.LC_ALL) == before
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 @needs_openvino
